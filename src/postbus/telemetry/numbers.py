@@ -84,12 +84,12 @@ class Numbers:
         cells[labels] = value
 
     def watch(self, name: str, read: Callable[[], Reading]) -> Callable[[], None]:
-        """Ask *read* at each scrape for the values of the gauge *name*, by label values; return a function that stops it.
+        """Ask *read* at each scrape for the values of the gauge or counter *name*, by label values; return a function that ends it.
 
-        *read* must be cheap, and do no I/O.
+        For numbers that somebody keeps anyway (open sessions, spool depth). *read* must be cheap, and do no I/O.
         """
-        if self.table[name].kind != "gauge":
-            raise ValueError(f"{name} is not a gauge")
+        if self.table[name].kind == "histogram":
+            raise ValueError(f"{name} is a histogram")
         readers = self._watched.setdefault(name, [])
         readers.append(read)
 
