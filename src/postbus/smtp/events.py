@@ -1,0 +1,188 @@
+"""What the engine tells the shell: one small record per fact, in the order the peer's bytes say them.
+
+Events are frozen facts. ``fact`` makes the type checker refuse every assignment, while the classes themselves are plain
+slotted dataclasses: a really frozen one costs a microsecond more per event, ten per message.
+
+Every event carries ``verb``, its name in the transition table (``states``). *Owed* events must be answered by
+``Engine.answer`` before anything further is parsed; ``Chunk`` and ``Refused`` need no answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar, TypeVar, dataclass_transform
+
+if TYPE_CHECKING:
+    from postbus.smtp.replies import Reply
+
+_Class = TypeVar("_Class")
+
+NO_PARAMETERS: Mapping[str, str | None] = MappingProxyType({})
+NO_DEFECTS: Mapping[str, int] = MappingProxyType({})
+
+
+@dataclass_transform(frozen_default=True)
+def fact(cls: type[_Class]) -> type[_Class]:
+    """Make *cls* a slotted dataclass that the type checker treats as frozen."""
+    return dataclass(slots=True)(cls)
+
+
+class Signal(Enum):
+    """What ``Engine.next_event`` returns when there is no event."""
+
+    NEED_DATA = "need data"
+    """Everything received is understood; feed more."""
+    PAUSED = "paused"
+    """An answer is owed, the banner is not sent yet or TLS is being started: nothing is parsed."""
+    CLOSED = "closed"
+    """The conversation is over: send what is left of ``bytes_to_send`` and close."""
+
+
+@fact
+class Helo:
+    """HELO, EHLO or LHLO (RFC 5321 s4.1.1.1, RFC 2033 s4.1). ``hostname`` is free of control characters, at most 255 octets."""
+
+    verb: str
+    hostname: str
+
+
+@fact
+class Mail:
+    """MAIL FROM (RFC 5321 s4.1.1.2).
+
+    Attributes:
+        address: without brackets and source route; ``""`` is the null reverse-path.
+        parameters: keys upper-case, values as sent, ``None`` for a bare keyword.
+        defects: what was tolerated, kind to count: see ``grammar``.
+        arg: the argument as sent, ``FROM:<...> ...``.
+    """
+
+    address: str
+    parameters: Mapping[str, str | None] = NO_PARAMETERS
+    defects: Mapping[str, int] = NO_DEFECTS
+    arg: str = ""
+    verb: ClassVar[str] = "MAIL"
+
+
+@fact
+class Rcpt:
+    """RCPT TO (RFC 5321 s4.1.1.3); attributes as ``Mail``. ``address`` is ``postmaster`` in any case when sent without a domain."""
+
+    address: str
+    parameters: Mapping[str, str | None] = NO_PARAMETERS
+    defects: Mapping[str, int] = NO_DEFECTS
+    arg: str = ""
+    verb: ClassVar[str] = "RCPT"
+
+
+@fact
+class DataStart:
+    """DATA: answer 354 to have the content, anything else to refuse it (RFC 5321 s4.1.1.4)."""
+
+    verb: ClassVar[str] = "DATA"
+
+
+@fact
+class Chunk:
+    """A piece of the content, transparency dots removed. Needs no answer. Pieces break anywhere, within a line too."""
+
+    octets: bytes
+    verb: ClassVar[str] = "CHUNK"
+
+
+@fact
+class EndOfMessage:
+    """The content is complete.
+
+    Attributes:
+        size_octets: of the content without transparency dots, the dropped part of a refused one included.
+        refusal: ``None``: the answer is owed (on LMTP one reply per accepted recipient). Otherwise the engine has already
+            answered with it, the transaction is over and what the chunks gave must be discarded.
+        defects: what was tolerated in the content, kind to count: ``bare-cr``, ``bare-lf``, ``nul``, ``long-line``.
+    """
+
+    size_octets: int
+    refusal: Reply | None = None
+    defects: Mapping[str, int] = NO_DEFECTS
+    verb: ClassVar[str] = "."
+
+
+@fact
+class StartTls:
+    """STARTTLS: answer 220 to begin (RFC 3207 s4); then handshake, then ``Engine.tls_started``."""
+
+    verb: ClassVar[str] = "STARTTLS"
+
+
+@fact
+class Rset:
+    """RSET (RFC 5321 s4.1.1.5)."""
+
+    verb: ClassVar[str] = "RSET"
+
+
+@fact
+class Noop:
+    """NOOP (RFC 5321 s4.1.1.9)."""
+
+    arg: str | None = None
+    verb: ClassVar[str] = "NOOP"
+
+
+@fact
+class Vrfy:
+    """VRFY (RFC 5321 s4.1.1.6). ``arg`` without the SMTPUTF8 keyword of RFC 6531 s3.7.4.2."""
+
+    arg: str
+    verb: ClassVar[str] = "VRFY"
+
+
+@fact
+class Expn:
+    """EXPN (RFC 5321 s4.1.1.7)."""
+
+    arg: str
+    verb: ClassVar[str] = "EXPN"
+
+
+@fact
+class Help:
+    """HELP (RFC 5321 s4.1.1.8)."""
+
+    arg: str | None = None
+    verb: ClassVar[str] = "HELP"
+
+
+@fact
+class Quit:
+    """QUIT (RFC 5321 s4.1.1.10). Whatever the answer, the engine is closed after it."""
+
+    verb: ClassVar[str] = "QUIT"
+
+
+@fact
+class Command:
+    """A raw verb: one the shell named in ``raw_verbs`` and answers by itself, by way of ``Engine.interpret`` if it likes."""
+
+    verb: str
+    arg: str | None
+
+
+@fact
+class Refused:
+    """The engine has answered a bad command by itself. For logs and counts; needs no answer.
+
+    Attributes:
+        verb: upper-case, at most 16 characters; ``""`` where there is none (an overlong line, early talk).
+        reply: what was answered.
+    """
+
+    verb: str
+    reply: Reply
+
+
+Owed = Helo | Mail | Rcpt | DataStart | EndOfMessage | StartTls | Rset | Noop | Vrfy | Expn | Help | Quit | Command
+Event = Owed | Chunk | Refused

@@ -1,0 +1,124 @@
+"""Where a session stands and what may come next: the one place that knows the order of commands.
+
+Theory of operation
+-------------------
+A session is in one ``State``. Each input (a verb, or ``.`` for the end of a message) finds its row in ``SMTP`` or ``LMTP``, which is
+
+* a ``Reply``: the input is out of order here; the engine answers so by itself and nothing moves; or
+* a ``Move``: the input is legal. It becomes an event, the shell answers, and **the reply's first digit** picks the next state;
+  a digit that is not in the row moves nothing. So a state never changes before its reply is known, and a hook that refuses
+  moves the session exactly as an error of the peer would.
+
+``.`` is never out of order: it exists in CONTENT only, and there nothing else does.
+
+    OPENING --banner--> CONNECTED --EHLO--> GREETED --MAIL--> SENDER --RCPT--> RECIPIENTS --DATA 354--> CONTENT
+                                               ^                |  ^\\            |                       |
+                                               |            RCPT 5xx \\__REFUSED__/ RCPT 2xx               |
+                                               +-- RSET, EHLO --+------------------+---------- "." any ---+
+
+    GREETED --STARTTLS 220--> UPGRADING --TLS up--> CONNECTED        any --QUIT, hang-up--> CLOSED
+
+Entering a state outside ``TRANSACTION`` forgets the whole transaction, wherever it came from. That is the only place where
+it is forgotten (what went wrong in others was always a second place: Postfix 20260724, 20260803).
+
+What the tables cannot say
+--------------------------
+* Verbs that exist in one protocol only, that end a pipelining group, that pass before TLS: columns of ``commands.VERBS``.
+* STARTTLS behind an active TLS, or after a HELO that was no EHLO: decided by its parser.
+* How many recipients were accepted; limits and budgets: ``engine``.
+* The transitions without a verb: banner sent, TLS up, hang-up. ``engine`` makes them in ``open``, ``tls_started``, ``refuse``.
+* HELO, EHLO and LHLO share rows: which of them exist is the protocol's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+
+from postbus.smtp import replies
+from postbus.smtp.replies import Reply
+
+
+class State(Enum):
+    """Where a session stands."""
+
+    OPENING = "the banner is not sent"
+    CONNECTED = "not greeted"
+    GREETED = "greeted, no transaction"
+    SENDER = "sender known, no recipient named"
+    REFUSED = "recipients named, none accepted"
+    RECIPIENTS = "at least one recipient accepted"
+    CONTENT = "reading the message"
+    UPGRADING = "TLS is being started"
+    CLOSED = "over"
+
+
+Move = Mapping[int, State]
+Row = Move | Reply
+Table = Mapping[State, Mapping[str, Row]]
+
+TRANSACTION = frozenset({State.SENDER, State.REFUSED, State.RECIPIENTS, State.CONTENT})
+
+_STAY: Move = {}
+_GREET: Move = {2: State.GREETED}  # a refused EHLO changes nothing (RFC 5321 s4.1.4)
+_RESET: Move = {2: State.GREETED, 4: State.GREETED, 5: State.GREETED}  # RSET resets even if a hook frowns (RFC 5321 s4.1.1.5)
+_LEAVE: Move = {2: State.CLOSED, 4: State.CLOSED, 5: State.CLOSED}
+_SECURE: Move = {2: State.UPGRADING}
+
+
+def _table(data_without_recipient: Reply) -> Table:
+    """Return the transition table; the protocols differ in one reply (RFC 2033 s4.2)."""
+    anywhere: dict[str, Row] = {"NOOP": _STAY, "VRFY": _STAY, "EXPN": _STAY, "HELP": _STAY, "QUIT": _LEAVE}
+    greeting: dict[str, Row] = {"HELO": _GREET, "EHLO": _GREET, "LHLO": _GREET}
+    return {
+        State.CONNECTED: {
+            **anywhere,
+            **greeting,
+            "RSET": _STAY,
+            "STARTTLS": replies.SEND_EHLO,
+            "MAIL": replies.SEND_HELO,
+            "RCPT": replies.SEND_HELO,
+            "DATA": replies.SEND_HELO,
+        },
+        State.GREETED: {
+            **anywhere,
+            **greeting,
+            "RSET": _RESET,
+            "STARTTLS": _SECURE,
+            "MAIL": {2: State.SENDER},
+            "RCPT": replies.SEND_MAIL,
+            "DATA": replies.SEND_MAIL,
+        },
+        State.SENDER: {
+            **anywhere,
+            **greeting,
+            "RSET": _RESET,
+            "STARTTLS": replies.IN_TRANSACTION,
+            "MAIL": replies.NESTED_MAIL,
+            "RCPT": {2: State.RECIPIENTS, 4: State.REFUSED, 5: State.REFUSED},
+            "DATA": replies.SEND_RCPT,
+        },
+        State.REFUSED: {
+            **anywhere,
+            **greeting,
+            "RSET": _RESET,
+            "STARTTLS": replies.IN_TRANSACTION,
+            "MAIL": replies.NESTED_MAIL,
+            "RCPT": {2: State.RECIPIENTS},
+            "DATA": data_without_recipient,
+        },
+        State.RECIPIENTS: {
+            **anywhere,
+            **greeting,
+            "RSET": _RESET,
+            "STARTTLS": replies.IN_TRANSACTION,
+            "MAIL": replies.NESTED_MAIL,
+            "RCPT": _STAY,
+            "DATA": {3: State.CONTENT},
+        },
+        State.CONTENT: {".": _RESET},
+    }
+
+
+SMTP: Table = _table(replies.NO_RECIPIENTS)
+LMTP: Table = _table(replies.NO_LMTP_RECIPIENTS)

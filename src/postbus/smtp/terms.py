@@ -1,0 +1,69 @@
+"""The terms a session runs under: what is offered to the peer, and how far its patience-trying may go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What the server advertises and accepts now; replaced as a value (``dataclasses.replace``).
+
+    Attributes:
+        hostname: our name, in the answers to HELO, EHLO and LHLO.
+        size_octets: largest message (RFC 1870), or ``None`` for no limit and no SIZE keyword.
+        smtputf8, eightbitmime, pipelining, enhanced, help: keyword advertised; SMTPUTF8 also decides over non-ASCII paths.
+        starttls: STARTTLS is possible (advertised while TLS is not active).
+        require_tls: before TLS only the verbs the table marks so pass, others 530 5.7.0.
+        strict_pipelining: bytes behind a verb that ends a group (RFC 2920 s3.1), or before the banner: 554 5.5.0 and close.
+        stray: bare CR, bare LF or NUL in content: ``reject`` (550 5.5.2 after the real end) or ``allow`` (counted in ``defects``).
+        lenient_paths: take paths without brackets and without a domain, and say so in ``defects``.
+        keywords: further EHLO lines, as sent; a keyword here also allows the parameter of its name.
+    """
+
+    hostname: str
+    size_octets: int | None = 33_554_432
+    smtputf8: bool = True
+    eightbitmime: bool = True
+    pipelining: bool = True
+    enhanced: bool = True
+    help: bool = True
+    starttls: bool = False
+    require_tls: bool = False
+    strict_pipelining: bool = True
+    stray: Literal["reject", "allow"] = "reject"
+    lenient_paths: bool = False
+    keywords: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one session.
+
+    Attributes:
+        command_octets: a command line with its CRLF, before the allowance its verb's extensions bring (RFC 5321 s4.5.3.1.4).
+        endless_octets: a line without CRLF this far is hung up on; up to here it is discarded in constant memory.
+        text_line_octets: a content line over ``text_line_flag_octets`` (RFC 5321 s4.5.3.1.6) is a defect, over this a refusal.
+            1 MiB, because unwrapped base64 and generated HTML exist.
+        overrun_factor: content over ``Offer.size_octets`` is read, dropped and refused; over this many times the size, and at
+            least 1 MiB over it, it is hung up on.
+        recipients: accepted in one transaction; RFC 5321 s4.5.3.1.8 wants 100 at least, Postfix has 1000.
+        recipients_overshoot: RCPTs past that limit which are no errors yet, as in Postfix: a sender may have pipelined them.
+        errors: refused commands (not 4xx of ours) without a message accepted in between; Postfix's hard limit is 20.
+        junk: NOOP, RSET, VRFY, EHLO and the like without a message accepted in between; Postfix has 100.
+        unknown: unknown verbs; chasquid takes 3, Postfix 20.
+        backlog_octets: received while an answer is owed; a shell that stops reading at ``Engine.backlogged`` never meets it.
+    """
+
+    command_octets: int = 512
+    endless_octets: int = 65_536
+    text_line_flag_octets: int = 1000
+    text_line_octets: int = 1_048_576
+    overrun_factor: int = 4
+    recipients: int = 1000
+    recipients_overshoot: int = 1000
+    errors: int = 20
+    junk: int = 100
+    unknown: int = 5
+    backlog_octets: int = 1_048_576
