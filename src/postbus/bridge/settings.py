@@ -35,8 +35,8 @@ class RouteSettings(BaseModel):
     match: Annotated[tuple[Pattern, ...], BeforeValidator(_listed)] = Field(
         min_length=1,
         description=(
-            "Recipient patterns, one or a list: an exact address, `*` for any run of characters (`*@example.org`), `/a regular expression/` "
-            "with named captures, `postmaster` for the address without a domain, or `*` for everyone."
+            "Recipient patterns, one or a list: an exact address, `*` for any run of characters (`*@example.org`), "
+            "`/a regular expression/` with named captures, `postmaster` for the address without a domain, or `*` for everyone."
         ),
     )
     sinks: Annotated[tuple[Name, ...], BeforeValidator(_listed)] = Field(

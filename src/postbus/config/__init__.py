@@ -1,0 +1,13 @@
+"""The sole reader of postbus's settings: one tree from embedded defaults, a YAML file and ``POSTBUS__...`` variables.
+
+``load`` gives valid settings or findings, ``check`` looks at what concerns more than one setting and at the files they
+name, ``redacted`` and ``schema`` are what the sidecar shows.
+"""
+
+from __future__ import annotations
+
+from postbus.config.finding import ConfigurationError, Finding
+from postbus.config.load import Loaded, load
+from postbus.config.tree import Settings
+
+__all__ = ["ConfigurationError", "Finding", "Loaded", "Settings", "load"]

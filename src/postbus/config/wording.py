@@ -1,0 +1,177 @@
+"""Say in an operator's words what the settings classes refuse: one literal table, and a few looks around the place.
+
+Pydantic's own messages are written for programmers and name neither the file's line nor the nearest right key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+from postbus.config import shape
+from postbus.config.finding import Path, dotted, quoted
+
+Said = tuple[str, str]
+"""What is wrong, and what would be right."""
+
+SECRET_MARKS = ("password", "secret", "token", "credential", "authorization", "headers")
+"""Keys whose values are never repeated in a finding: findings go to logs and terminals."""
+
+_UNITS: Mapping[str, tuple[str, Mapping[str, float]]] = {
+    "_ms": ("milliseconds", {"ms": 1, "s": 1e3, "m": 6e4, "min": 6e4, "h": 3.6e6}),
+    "_s": ("seconds", {"ms": 1e-3, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}),
+    "_days": ("days", {"d": 1, "h": 1 / 24, "w": 7}),
+    "_octets": (
+        "octets",
+        {"b": 1, "k": 1024, "kb": 1000, "kib": 1024, "ki": 1024, "m": 1024**2, "mb": 1000**2, "mib": 1024**2, "mi": 1024**2}
+        | {"g": 1024**3, "gb": 1000**3, "gib": 1024**3, "gi": 1024**3},
+    ),
+}
+_QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*")
+
+_SENTENCES: Mapping[str, tuple[str, str]] = {
+    # pydantic's error type: what is wrong, what would be right. {value} is what stands there; the rest is pydantic's context.
+    "missing": ("this key is required", ""),
+    "bool_type": ("{value} is neither true nor false", "write true or false"),
+    "bool_parsing": ("{value} is neither true nor false", "write true or false"),
+    "int_type": ("{value} is not a whole number", "write {wanted}"),
+    "int_parsing": ("{value} is not a whole number", "write {wanted}"),
+    "int_parsing_size": ("{value} is too large a number", "write a smaller one"),
+    "int_from_float": ("{value} is not a whole number", "write {wanted}"),
+    "float_type": ("{value} is not a number", "write {wanted}"),
+    "float_parsing": ("{value} is not a number", "write {wanted}"),
+    "finite_number": ("{value} is not a finite number", "write {wanted}"),
+    "string_type": ("{value} is not text", "write text, in quotes where it looks like a number or a switch"),
+    "string_too_short": ("{value} is too short", "write at least {min_length} characters"),
+    "string_too_long": ("the text is too long", "write at most {max_length} characters"),
+    "string_pattern_mismatch": ("{value} does not have the right form", "{form}"),
+    "greater_than": ("{value} is too small", "write more than {gt}{unit}"),
+    "greater_than_equal": ("{value} is too small", "write at least {ge}{unit}"),
+    "less_than": ("{value} is too large", "write less than {lt}{unit}"),
+    "less_than_equal": ("{value} is too large", "write at most {le}{unit}"),
+    "literal_error": ("{value} is not known here", "{choices}"),
+    "dict_type": ("{value} stands where a map is wanted", "write keys below it"),
+    "mapping_type": ("{value} stands where a map is wanted", "write keys below it"),
+    "model_type": ("{value} stands where a map is wanted", "{keys}"),
+    "model_attributes_type": ("{value} stands where a map is wanted", "{keys}"),
+    "list_type": ("{value} stands where a list is wanted", "write `[...]`, or one `- item` a line"),
+    "tuple_type": ("{value} stands where a list is wanted", "write `[...]`, or one `- item` a line"),
+    "too_short": ("the list is too short", "give at least {min_length}"),
+    "too_long": ("the list is too long", "give at most {max_length}"),
+    "path_type": ("{value} is not the name of a file", "write its path as text"),
+    "union_tag_not_found": ("the `{tag_name}` is missing", "add one of {tags}"),
+    "union_tag_invalid": ("there is no {tag_name} {tag}", "{choices}"),
+    "url_parsing": ("{value} is not a URL", "write one like https://host/path"),
+    "url_scheme": ("{value} has a scheme that is not used here", "use {expected_schemes}"),
+    "url_type": ("{value} is not a URL", "write one like https://host/path"),
+}
+
+_FORMS: Mapping[str, str] = {
+    r"^[a-z0-9]+(_[a-z0-9]+)*$": "use a-z and 0-9, with single underscores between",
+}
+
+
+def said(error: ErrorDetails, path: Path, root: type[BaseModel], tree: object) -> Said:
+    """Return what is wrong at *path* and what would be right, from pydantic's *error* about *tree*."""
+    kind, context = error["type"], dict(error.get("ctx", {}))
+    if kind == "extra_forbidden":
+        return unknown(path, root, tree)
+    if kind in {"value_error", "assertion_error"}:
+        message, _, remedy = str(context.get("error", error["msg"])).rstrip(".").partition("; ")
+        return message, remedy
+    sentence = _SENTENCES.get(kind)
+    if sentence is None:
+        return error["msg"][:1].lower() + error["msg"][1:].rstrip("."), ""
+    words = _Words(context, error, path, root, tree)
+    return sentence[0].format_map(words), sentence[1].format_map(words)
+
+
+class _Words(dict[str, str]):
+    """The words a sentence of the table may ask for, made only when asked."""
+
+    def __init__(self, context: Mapping[str, Any], error: ErrorDetails, path: Path, root: type[BaseModel], tree: object) -> None:
+        plain = {name: str(value) for name, value in context.items()}
+        super().__init__(plain)
+        self._made: Mapping[str, Callable[[], str]] = {
+            "value": lambda: "the value" if is_secret(path) else quoted(error["input"]),
+            "wanted": lambda: _quantity(path, error["input"]),
+            "unit": lambda: f" {name}" if (name := unit(path)) else "",
+            "form": lambda: _FORMS.get(plain.get("pattern", ""), f"it must match {plain.get('pattern')}"),
+            "choices": lambda: _choice(error["input"], plain, shape.choices(shape.at(root, path, tree))),
+            "tags": lambda: plain.get("expected_tags", "") or _kinds(path, root),
+            "keys": lambda: f"write keys below it: {', '.join(sorted(shape.fields(shape.at(root, path, tree))))}",
+        }
+
+    def __missing__(self, word: str) -> str:
+        make = self._made.get(word)
+        return make() if make else word
+
+    def __getitem__(self, word: str) -> str:
+        return super().__getitem__(word).replace("'", "") if word in {"tag_name", "tag"} else super().__getitem__(word)
+
+
+def _kinds(path: Path, root: type[BaseModel]) -> str:
+    return ", ".join(shape.choices(shape.below(shape.at(root, path), "kind")))
+
+
+def unknown(path: Path, root: type[BaseModel], tree: object) -> Said:
+    """Return that the last key of *path* is not known, and the nearest that is: here, or elsewhere in the tree."""
+    key, known = str(path[-1]), sorted(shape.fields(shape.at(root, path[:-1], tree)))
+    near = nearest(key, known)
+    if near:
+        return f"there is no key {quoted(key)} here", f"did you mean {near}?"
+    elsewhere = [place for place, _, _ in shape.places(root) if place[-1] == key]
+    if elsewhere:
+        return f"there is no key {quoted(key)} here", f"it belongs at {dotted(elsewhere[0])}"
+    return f"there is no key {quoted(key)} here", f"known are {', '.join(known)}" if known else ""
+
+
+def nearest(word: str, known: list[str] | tuple[str, ...]) -> str | None:
+    """Return the one of *known* most like *word*, ignoring how words are joined (``logFormat``, ``log-format``); ``None`` if none is."""
+    plain = {_joined(name): name for name in known}
+    found = difflib.get_close_matches(_joined(word), list(plain), n=1, cutoff=0.6)
+    whole = [name for short, name in plain.items() if len(_joined(word)) > 3 and short.startswith(_joined(word))]
+    return whole[0] if whole else plain[found[0]] if found else None
+
+
+def _joined(word: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", word.lower())
+
+
+def is_secret(path: Path) -> bool:
+    """Say whether the value at *path* may not be repeated."""
+    return any(mark in str(key) for key in path for mark in SECRET_MARKS)
+
+
+def unit(path: Path) -> str:
+    """Return the unit the key's name ends with, in words; ``""`` if it has none."""
+    name = str(path[-1]) if path else ""
+    return next((words for suffix, (words, _) in _UNITS.items() if name.endswith(suffix)), "")
+
+
+def _quantity(path: Path, value: object) -> str:
+    """Return what to write for *value* (``30s``, ``25MiB``) where a plain number of the key's unit is wanted."""
+    name = str(path[-1]) if path else ""
+    match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    for suffix, (words, factors) in _UNITS.items():
+        if name.endswith(suffix):
+            factor = factors.get(match[2].lower()) if match else None
+            return f"{float(match[1]) * factor:.10g}, in {words}" if match and factor else f"a number of {words}"
+    return "a number"
+
+
+def _choice(value: object, context: Mapping[str, str], words: tuple[str, ...]) -> str:
+    """Return which words are allowed, the likely one alone where there is one."""
+    allowed = words or tuple(re.findall(r"'([^']*)'", context.get("expected_tags", context.get("expected", ""))))
+    wrong = context.get("tag", value if isinstance(value, str) else "")
+    near = nearest(wrong.strip("'"), allowed) if wrong else None
+    return f"did you mean {near}?" if near else f"use {_or(allowed)}"
+
+
+def _or(words: tuple[str, ...]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else "".join(words)
