@@ -287,7 +287,9 @@ def make_kafka(folder: Path) -> Kafka:
     (folder / "server.properties").write_text(properties)
     broker = Kafka(f"127.0.0.1:{plain}", f"127.0.0.1:{secure}", ca, folder, **launcher)
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    format_storage = [*broker.format_command, "format", "-t", cluster, "-c", str(folder / "server.properties")]
+    format_storage = [*broker.format_command, "format", f"--cluster-id={cluster}", "--config", str(folder / "server.properties")]
+    # Eligible leader replicas cap min.insync.replicas at the number of replicas: one broker could never fall short of it.
+    format_storage += ["--feature", "eligible.leader.replicas.version=0"]
     done = subprocess.run(format_storage, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     return broker
