@@ -42,12 +42,9 @@ USER, PASSWORD = "postbus", "correct horse"
 
 # A killed broker may register again only when its last session is over: 9 s by default.
 PROPERTIES = """\
-process.roles=broker,controller
-node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
-listeners=PLAINTEXT://127.0.0.1:{plain},SASL_SSL://127.0.0.1:{secure},CONTROLLER://127.0.0.1:{controller}
 advertised.listeners=PLAINTEXT://127.0.0.1:{plain},SASL_SSL://127.0.0.1:{secure}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT
 sasl.enabled.mechanisms=PLAIN
@@ -63,6 +60,18 @@ offsets.topic.num.partitions=1
 offsets.topic.replication.factor=1
 transaction.state.log.min.isr=1
 transaction.state.log.replication.factor=1
+"""
+
+FIRST = """\
+node.id=1
+process.roles=broker,controller
+listeners=PLAINTEXT://127.0.0.1:{plain},SASL_SSL://127.0.0.1:{secure},CONTROLLER://127.0.0.1:{controller}
+"""
+
+SECOND = """\
+node.id=2
+process.roles=broker
+listeners=PLAINTEXT://127.0.0.1:{plain},SASL_SSL://127.0.0.1:{secure}
 """
 
 
@@ -89,6 +98,8 @@ class Kafka:
     Attributes:
         bootstrap: ``host:port``, without TLS or password.
         secure_bootstrap, ca: the same broker over SASL_SSL (PLAIN, ``USER`` and ``PASSWORD``); ``""`` where it is somebody else's.
+        second: a second broker of the cluster, down unless a test starts it (and stops it): a topic with two replicas and
+            ``min.insync.replicas`` 2 falls short while it is down (one with one replica never does: Kafka caps the setting at their number).
     """
 
     bootstrap: str
@@ -100,6 +111,7 @@ class Kafka:
     kill_command: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
+    second: Kafka | None = None
 
     def require_ours(self) -> None:
         """End the test unless this broker may be stopped and has a TLS listener."""
@@ -280,16 +292,21 @@ def make_kafka(folder: Path) -> Kafka:
         if not _listening(given):
             missing("Apache Kafka", f"nothing answers at POSTBUS_TEST_KAFKA={given}")
         return Kafka(bootstrap=given)
-    launcher = _launcher(folder)
-    plain, secure, controller = _free_ports(3)
-    ca = _certify(folder)
-    properties = PROPERTIES.format(plain=plain, secure=secure, controller=controller, folder=folder, user=USER, password=PASSWORD)
-    (folder / "server.properties").write_text(properties)
-    broker = Kafka(f"127.0.0.1:{plain}", f"127.0.0.1:{secure}", ca, folder, **launcher)
+    ports = dict(zip(("controller", "plain", "secure", "plain2", "secure2"), _free_ports(5), strict=True))
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    format_storage = [*broker.format_command, "format", f"--cluster-id={cluster}", "--config", str(folder / "server.properties")]
-    # Eligible leader replicas cap min.insync.replicas at the number of replicas: one broker could never fall short of it.
-    format_storage += ["--feature", "eligible.leader.replicas.version=0"]
+    first = _node(folder / "first", FIRST, cluster, ports)
+    first.second = _node(folder / "second", SECOND, cluster, {**ports, "plain": ports["plain2"], "secure": ports["secure2"]})
+    return first
+
+
+def _node(folder: Path, roles: str, cluster: str, ports: Mapping[str, int]) -> Kafka:
+    """Return one formatted broker in the new *folder*."""
+    folder.mkdir()
+    launcher, ca = _launcher(folder), _certify(folder)
+    properties = folder / "server.properties"
+    properties.write_text((roles + PROPERTIES).format(folder=folder, user=USER, password=PASSWORD, **ports))
+    broker = Kafka(f"127.0.0.1:{ports['plain']}", f"127.0.0.1:{ports['secure']}", ca, folder, **launcher)
+    format_storage = [*broker.format_command, "format", f"--cluster-id={cluster}", "--config", str(properties)]
     done = subprocess.run(format_storage, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     return broker
@@ -302,8 +319,9 @@ def kafka_of_the_run() -> Iterator[Kafka]:
         broker = make_kafka(Path(folder))
         broker.start()
         yield broker
-        if broker.start_command:
-            broker.stop()
+        for node in (broker.second, broker):
+            if node is not None and node.start_command:
+                node.stop()
 
 
 @pytest.fixture

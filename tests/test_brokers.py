@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 
 from tests.brokers import Kafka
 
 pytestmark = pytest.mark.kafka
 
 
-async def _produce(kafka: Kafka, topic: str, value: bytes) -> None:
+async def _produce(kafka: Kafka, topic: str, value: bytes, request_timeout_ms: int = 10_000) -> None:
     """Send one record and wait for its acknowledgement."""
-    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, acks="all")
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, acks="all", request_timeout_ms=request_timeout_ms)
     await producer.start()
     try:
         await producer.send_and_wait(topic, value, key=b"k", headers=[("h", b"1"), ("h", b"2")])
@@ -40,3 +41,18 @@ async def test_the_broker_comes_back_with_its_data(kafka: Kafka, end: str) -> No
     await _produce(kafka, topic, b"after")
     records = await kafka.consume(topic, at_least=2)
     assert [record.value for record in records] == [b"before", b"after"]
+
+
+async def test_a_topic_falls_short_of_replicas_while_the_second_broker_is_down(kafka: Kafka) -> None:
+    """With two replicas and min.insync.replicas 2, nothing is acknowledged until the second broker is back."""
+    kafka.require_ours()
+    assert kafka.second is not None
+    kafka.second.start()
+    topic = await kafka.create_topic(replication=2, config={"min.insync.replicas": "2"})
+    await _produce(kafka, topic, b"both up")
+    kafka.second.stop()
+    with pytest.raises(KafkaError):
+        await _produce(kafka, topic, b"one down", request_timeout_ms=500)
+    kafka.second.start()
+    await _produce(kafka, topic, b"both up again")
+    kafka.second.stop()
