@@ -56,3 +56,16 @@ class RouteSettings(BaseModel):
         default=False,
         description="Let `support@example.org` take `support+tag@example.org` too, and say the tag in the event.",
     )
+
+
+class HoldSettings(BaseModel):
+    """How a sender waits while the sinks of a ``hold`` route take the event."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    timeout_s: float = Field(
+        default=25.0, gt=0, description="How long required sinks may take; then 451. Keep it below the listeners' `answer_timeout_s`."
+    )
+    in_flight_max_octets: int = Field(
+        default=256 * 1024 * 1024, ge=1024 * 1024, description="Recipients x size of all messages being held at once; beyond: 451."
+    )

@@ -126,9 +126,12 @@ def _findings(error: ValidationError, tree: Mapping[str, Any], origins: Origins)
     """Return one finding for each place pydantic complains about; a union's complaints about one place count once."""
     found: dict[Path, Finding] = {}
     details = [(located(detail, tree), detail) for detail in error.errors(include_url=False)]
+    meant = {(*path[:-1], wording.meant(path, Settings, tree)) for path, detail in details if detail["type"] == "extra_forbidden"}
     for path, detail in details:
         if detail["type"] == "too_short" and any(other[: len(path)] == path != other for other, _ in details):
             continue  # items that are wrong are not counted, which would read as if they were not there
+        if detail["type"] == "missing" and path in meant:
+            continue  # it is there, misspelt, and said so
         message, remedy = wording.said(detail, path, Settings, tree)
         found.setdefault(path, origins.finding("error", path, message, remedy))
     return sorted(found.values(), key=lambda finding: (finding.line or 0, finding.path))

@@ -11,9 +11,11 @@ from typing import Any
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from postbus.bridge.settings import Acceptance, Name, RouteSettings
+from postbus.bridge.settings import Acceptance, HoldSettings, Name, RouteSettings
+from postbus.bridge.spool_settings import DispatchSettings, RetrySettings, SpoolSettings
 from postbus.server.settings import ListenerSettings
 from postbus.sidecar.settings import SidecarSettings
+from postbus.sinks.settings import SinkSettings
 from postbus.telemetry.settings import TelemetrySettings
 
 EMBEDDED: dict[str, Any] = {
@@ -49,10 +51,14 @@ class Settings(BaseSettings):
         ),
     )
     listeners: dict[Name, ListenerSettings] = Field(min_length=1, description="Where mail comes in, by name.")
-    sinks: dict[Name, dict[str, Any]] = Field(min_length=1, description="Where events go, by name.")
+    sinks: dict[Name, SinkSettings] = Field(min_length=1, description="Where events go, by name.")
     routes: tuple[RouteSettings, ...] = Field(
         min_length=1, description="Which recipients lead to which sinks; the first that fits takes the recipient."
     )
+    spool: SpoolSettings = Field(default=SpoolSettings(), description="Where accepted mail is kept until every sink has it.")
+    retry: RetrySettings = Field(default=RetrySettings(), description="When a delivery is tried again, and when it is given up.")
+    dispatch: DispatchSettings = Field(default=DispatchSettings(), description="What is held in memory on its way to the sinks.")
+    hold: HoldSettings = Field(default=HoldSettings(), description="How routes with `acceptance: hold` wait for their sinks.")
     sidecar: SidecarSettings = Field(default=SidecarSettings(), description="Probes, status, metrics and configuration over HTTP.")
     telemetry: TelemetrySettings = Field(default=TelemetrySettings(), description="What is logged and traced.")
     drain_timeout_s: float = Field(
@@ -72,7 +78,7 @@ class Settings(BaseSettings):
     @classmethod
     def _is_uri_reference(cls, text: str) -> str:
         if not text.isascii() or any(c <= " " or c in '<>"{}|\\^`\x7f' for c in text):
-            raise ValueError(f"{ascii(text)} is not a URI reference; write one like //mx.example.org/postbus")
+            raise ValueError(f"{text!a} is not a URI reference; write one like //mx.example.org/postbus")
         return text
 
     @classmethod

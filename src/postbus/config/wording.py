@@ -64,8 +64,8 @@ _SENTENCES: Mapping[str, tuple[str, str]] = {
     "too_short": ("the list is too short", "give at least {min_length}"),
     "too_long": ("the list is too long", "give at most {max_length}"),
     "path_type": ("{value} is not the name of a file", "write its path as text"),
-    "union_tag_not_found": ("the `{tag_name}` is missing", "add one of {tags}"),
-    "union_tag_invalid": ("there is no {tag_name} {tag}", "{choices}"),
+    "union_tag_not_found": ("the {discriminator} is missing", "{choices}"),
+    "union_tag_invalid": ('there is no {discriminator} "{tag}"', "{choices}"),
     "url_parsing": ("{value} is not a URL", "write one like https://host/path"),
     "url_scheme": ("{value} has a scheme that is not used here", "use {expected_schemes}"),
     "url_type": ("{value} is not a URL", "write one like https://host/path"),
@@ -82,7 +82,7 @@ def said(error: ErrorDetails, path: Path, root: type[BaseModel], tree: object) -
     if kind == "extra_forbidden":
         return unknown(path, root, tree)
     if kind in {"value_error", "assertion_error"}:
-        message, _, remedy = str(context.get("error", error["msg"])).rstrip(".").partition("; ")
+        message, _, remedy = without(str(context.get("error", error["msg"])), path, error["input"]).rstrip(".").partition("; ")
         return message, remedy
     sentence = _SENTENCES.get(kind)
     if sentence is None:
@@ -95,15 +95,14 @@ class _Words(dict[str, str]):
     """The words a sentence of the table may ask for, made only when asked."""
 
     def __init__(self, context: Mapping[str, Any], error: ErrorDetails, path: Path, root: type[BaseModel], tree: object) -> None:
-        plain = {name: str(value) for name, value in context.items()}
+        plain = {name: str(value).replace("'", "") if name == "discriminator" else str(value) for name, value in context.items()}
         super().__init__(plain)
         self._made: Mapping[str, Callable[[], str]] = {
-            "value": lambda: "the value" if is_secret(path) else quoted(error["input"]),
+            "value": lambda: without(quoted(error["input"]), path, error["input"]),
             "wanted": lambda: _quantity(path, error["input"]),
             "unit": lambda: f" {name}" if (name := unit(path)) else "",
             "form": lambda: _FORMS.get(plain.get("pattern", ""), f"it must match {plain.get('pattern')}"),
             "choices": lambda: _choice(error["input"], plain, shape.choices(shape.at(root, path, tree))),
-            "tags": lambda: plain.get("expected_tags", "") or _kinds(path, root),
             "keys": lambda: f"write keys below it: {', '.join(sorted(shape.fields(shape.at(root, path, tree))))}",
         }
 
@@ -111,12 +110,12 @@ class _Words(dict[str, str]):
         make = self._made.get(word)
         return make() if make else word
 
-    def __getitem__(self, word: str) -> str:
-        return super().__getitem__(word).replace("'", "") if word in {"tag_name", "tag"} else super().__getitem__(word)
 
-
-def _kinds(path: Path, root: type[BaseModel]) -> str:
-    return ", ".join(shape.choices(shape.below(shape.at(root, path), "kind")))
+def without(message: str, path: Path, value: object) -> str:
+    """Return *message* without *value* where it may carry a secret: a URL's user name, password and query do."""
+    if isinstance(value, str) and ("://" in value or is_secret(path)):
+        return message.replace(repr(value), "the value").replace(value, "the value")
+    return message
 
 
 def unknown(path: Path, root: type[BaseModel], tree: object) -> Said:
@@ -169,7 +168,7 @@ def _choice(value: object, context: Mapping[str, str], words: tuple[str, ...]) -
     """Return which words are allowed, the likely one alone where there is one."""
     allowed = words or tuple(re.findall(r"'([^']*)'", context.get("expected_tags", context.get("expected", ""))))
     wrong = context.get("tag", value if isinstance(value, str) else "")
-    near = nearest(wrong.strip("'"), allowed) if wrong else None
+    near = nearest(wrong, allowed) if wrong else None
     return f"did you mean {near}?" if near else f"use {_or(allowed)}"
 
 
