@@ -121,13 +121,18 @@ def without(message: str, path: Path, value: object) -> str:
 def unknown(path: Path, root: type[BaseModel], tree: object) -> Said:
     """Return that the last key of *path* is not known, and the nearest that is: here, or elsewhere in the tree."""
     key, known = str(path[-1]), sorted(shape.fields(shape.at(root, path[:-1], tree)))
-    near = nearest(key, known)
+    near = meant(path, root, tree)
     if near:
         return f"there is no key {quoted(key)} here", f"did you mean {near}?"
     elsewhere = [place for place, _, _ in shape.places(root) if place[-1] == key]
     if elsewhere:
         return f"there is no key {quoted(key)} here", f"it belongs at {dotted(elsewhere[0])}"
     return f"there is no key {quoted(key)} here", f"known are {', '.join(known)}" if known else ""
+
+
+def meant(path: Path, root: type[BaseModel], tree: object) -> str | None:
+    """Return the known key that the last one of *path* is probably meant to be."""
+    return nearest(str(path[-1]), sorted(shape.fields(shape.at(root, path[:-1], tree))))
 
 
 def nearest(word: str, known: list[str] | tuple[str, ...]) -> str | None:
