@@ -279,8 +279,15 @@ class _Adapter(logging.Handler):
         self._log.log(level, "dependency." + level, logger=record.name, message=message, traceback=traceback)
 
 
-QUIET = ("aiokafka", "httpx", "httpcore", "uvicorn", "asyncio", "opentelemetry", "fastapi")
-"""Held at WARNING whatever else is asked: aiokafka's DEBUG prints bodies, httpx's INFO prints URLs with their queries."""
+QUIET: Mapping[str, int] = {
+    "aiokafka": logging.WARNING,  # its DEBUG prints bodies
+    "httpx": logging.WARNING,  # its INFO prints URLs with their queries
+    "httpcore": logging.WARNING,
+    "asyncio": logging.WARNING,
+    "opentelemetry": logging.WARNING,
+    "uvicorn": logging.ERROR,  # a warning for every malformed request: strangers could fill the log
+}
+"""Least serious records taken from our dependencies, whatever else is asked."""
 
 
 def _adopt_standard_logging(log: Log) -> None:
@@ -289,8 +296,8 @@ def _adopt_standard_logging(log: Log) -> None:
         root.removeHandler(handler)
     root.addHandler(_Adapter(log))
     root.setLevel(logging.WARNING)
-    for name in QUIET:
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name, least in QUIET.items():
+        logging.getLogger(name).setLevel(least)
 
 
 LOG = Log()
