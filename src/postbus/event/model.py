@@ -1,15 +1,45 @@
-"""The event: what a sink is handed, and the doors to the published schema and its encoder."""
+"""The event: what a sink is handed, and how a mail's record and octets become one.
+
+``render`` is a pure function: the same record and octets give the same bytes, at the first attempt, after a restart and
+at a replay.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal
+
+from postbus.event import encoding
+from postbus.event.encoding import ENVELOPE_MAX_OCTETS
+from postbus.event.mail import Mail, Mode, Recipient
+from postbus.event.parsed import Parsed
+from postbus.event.schema import SCHEMA_ID, json_schema
+
+__all__ = [
+    "ENVELOPE_MAX_OCTETS",
+    "EVENT_RESERVE_OCTETS",
+    "RAW_TYPE",
+    "RECEIVED_TYPE",
+    "SCHEMA_ID",
+    "Event",
+    "json_schema",
+    "message_max_octets",
+    "needs_octets",
+    "needs_parse",
+    "render",
+]
 
 RECEIVED_TYPE = "dev.postbus.mail.received.v1"
 """Type of an event whose data is JSON."""
 
 RAW_TYPE = "dev.postbus.mail.raw.v1"
 """Type of an event whose data is the message's octets."""
+
+EVENT_RESERVE_OCTETS = 16 * 1024
+"""What an event can need beside the message itself: envelope and skeleton (8 KiB), attributes with long names (7), record framing."""
+
+_ATTRIBUTES_OCTETS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +70,71 @@ class Event:
     envelope: bytes
     mode: Literal["parsed", "raw", "both"]
     route: str
+
+
+def needs_parse(mode: Mode) -> bool:
+    """Return whether ``render`` wants the message parsed."""
+    return mode != "raw"
+
+
+def needs_octets(mode: Mode, parsed: Parsed | None) -> bool:
+    """Return whether ``render`` reads the octets; if not, they may be ``b""`` (and a spilled body stays on disk)."""
+    return mode != "parsed" or parsed is None or not parsed.readable
+
+
+def render(mail: Mail, recipient: Recipient, octets: bytes, parsed: Parsed | None, *, as_octets: bool) -> Event:
+    """Return the event for one recipient of a mail, at most ``recipient.event_max_octets`` large in any binding.
+
+    Args:
+        mail: the record.
+        recipient: one of its recipients.
+        octets: the message; see ``needs_octets``.
+        parsed: what parsing found, ``None`` where ``needs_parse`` says it is not wanted. An unreadable one gives an
+            event of mode ``raw`` with its defects, in JSON, since JSON is what the route promises.
+        as_octets: the sink wants raw events as octets; only meant for routes of mode ``raw``.
+    """
+    if recipient.mode == "raw" and as_octets:
+        media_type = "message/global" if mail.smtputf8 else "message/rfc822"
+        return _event(mail, recipient, octets, envelope=encoding.envelope_json(mail, recipient), octets_type=media_type)
+    room = recipient.event_max_octets - _ATTRIBUTES_OCTETS - 6 * (len(mail.source) + len(recipient.route))
+    if recipient.mode == "raw" or parsed is None or not parsed.readable:
+        tree = encoding.raw_tree(mail, recipient, octets, parsed, room)
+    else:
+        tree = encoding.parsed_tree(mail, recipient, octets, parsed, room)
+    return _event(mail, recipient, encoding.fitted(tree, room), mode=tree["mode"])
+
+
+def _event(
+    mail: Mail, recipient: Recipient, data: bytes, *, mode: Mode = "raw", envelope: bytes = b"", octets_type: str | None = None
+) -> Event:
+    return Event(
+        id=recipient.event_id,
+        type=RAW_TYPE if octets_type else RECEIVED_TYPE,
+        source=mail.source,
+        subject=recipient.route,
+        time=_time(mail.received_ms),
+        datacontenttype=octets_type or "application/json",
+        dataschema=None if octets_type else SCHEMA_ID,
+        partitionkey=recipient.partition_key,
+        dedupekey=recipient.dedupe_key,
+        traceparent=mail.traceparent,
+        data=data,
+        envelope=envelope,
+        mode=mode,
+        route=recipient.route,
+    )
+
+
+def _time(since_epoch_ms: int) -> str:
+    """Return a time as RFC 3339 in UTC with milliseconds and ``Z``."""
+    seconds, milliseconds = divmod(since_epoch_ms, 1000)
+    text = datetime.fromtimestamp(seconds, UTC).isoformat()
+    return f"{text[:19]}.{milliseconds:03d}Z"
+
+
+def message_max_octets(event_max_octets: int, mode: Mode, *, as_octets: bool) -> int | None:
+    """Return the largest message whose event certainly fits *event_max_octets*; ``None`` when any does (mode ``parsed`` leaves out)."""
+    if mode == "parsed":
+        return None
+    room = max(event_max_octets - EVENT_RESERVE_OCTETS, 0)
+    return room if as_octets and mode == "raw" else room // 4 * 3
