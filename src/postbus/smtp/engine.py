@@ -1,34 +1,465 @@
-"""The engine's interface (signatures first)."""
+"""One SMTP or LMTP session without I/O: bytes in, events out; replies in, bytes out.
+
+The contract, after h11's:
+
+    engine.open(banner)
+    engine.receive(data)
+    while isinstance(event := engine.next_event(), Event):  # else NEED_DATA, PAUSED or CLOSED
+        engine.answer(decide(event))                        # not for Chunk, Refused and a refused EndOfMessage
+    transport.write(engine.bytes_to_send())
+
+Nothing is parsed while an answer is owed, so pipelined replies keep their order. A peer's bytes never raise: every fault has
+its reply, and the worst of them hang up. What raises (``OutOfTurn``, ``ValueError``) is our own mistake.
+
+The order in which one command is judged, each step a refusal or on to the next: errors so far; characters and length; known here at
+all; nothing behind it if it ends a group; TLS if required; junk budget; its place in the sequence (``states``); its argument
+(``commands``).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
-from postbus.smtp.events import Event, Owed, Signal
+from postbus.smtp import replies
+from postbus.smtp.commands import FORBIDDEN, VERBS, Verb, greeting_lines, help_reply
+from postbus.smtp.content import DotBody
+from postbus.smtp.events import Chunk, Command, EndOfMessage, Event, Helo, Help, Mail, Owed, Refused, Signal
+from postbus.smtp.framing import Lines
 from postbus.smtp.replies import Reply
-from postbus.smtp.states import State
+from postbus.smtp.states import BAD_ARGUMENT, LMTP, SMTP, TRANSACTION, Row, State
 from postbus.smtp.terms import Limits, Offer
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # C0, DEL and C1
+_CLIENT_HELLO = b"\x16\x03"  # a TLS handshake record (RFC 8446 s5.1), which no command begins with
+_VERB_MAX_OCTETS = 16  # of an unknown verb, what a log may see
+_NO_ROWS: Mapping[str, Row] = {}
+_DEFAULTS: Mapping[str, Reply] = {
+    "MAIL": replies.SENDER_OK,
+    "RCPT": replies.RECIPIENT_OK,
+    "DATA": replies.START_MAIL,
+    ".": replies.OK,
+    "STARTTLS": replies.START_TLS,
+    "RSET": replies.OK,
+    "NOOP": replies.OK,
+    "VRFY": replies.CANNOT_VRFY,
+    "EXPN": replies.NO_EXPN,
+    "QUIT": replies.BYE,
+}
+
+
+class OutOfTurn(RuntimeError):  # noqa: N818 - names the mistake, and it is ours, not the peer's
+    """The shell did what the session's state does not allow."""
 
 
 class Engine:
-    """One SMTP or LMTP session, without I/O: bytes in, events out; replies in, bytes out."""
+    """One session; see the module's docstring.
 
-    offer: Offer
+    Args:
+        offer: what is advertised and accepted; ``engine.offer`` may be replaced at any time.
+        lmtp: LHLO instead of HELO and EHLO, and a reply per accepted recipient (RFC 2033).
+        limits: bounds of this session.
+        raw_verbs: verbs, upper-case, that come as ``Command`` instead of being parsed; they need not be in the verb table.
+        tls: TLS is active from the start.
+
+    Attributes (to read):
+        helo: the name the peer gave, ``None`` before; esmtp: by EHLO or LHLO.
+        tls: TLS is active; smtputf8: the open transaction's MAIL said SMTPUTF8.
+        errors: refusals since the last accepted message; accepted_recipients: in the open transaction.
+    """
+
+    __slots__ = ("_body", "_ended", "_faulted", "_junk", "_limits", "_lines", "_lmtp", "_out", "_owed", "_raw_verbs", "_rows", "_signal",
+                 "_state", "_surplus", "_table", "_unknown",
+                 "accepted_recipients", "errors", "esmtp", "helo", "offer", "smtputf8", "tls")  # fmt: skip
 
     def __init__(
-        self, offer: Offer, *, lmtp: bool = False, limits: Limits = Limits(), raw_verbs: frozenset[str] = frozenset(), tls: bool = False
-    ) -> None: ...
-    def open(self, banner: Reply) -> None: ...
-    def receive(self, data: bytes) -> None: ...
-    def next_event(self) -> Event | Signal: ...
-    def answer(self, reply: Reply | Sequence[Reply]) -> None: ...
-    def push(self, reply: Reply) -> None: ...
-    def bytes_to_send(self) -> bytes: ...
-    def tls_started(self) -> None: ...
-    def refuse(self, reply: Reply) -> None: ...
-    def interpret(self, verb: str, arg: str | None) -> Owed | Reply: ...
-    def default_reply(self, event: Owed) -> Reply: ...
-    def greeting_lines(self) -> tuple[str, ...]: ...
-    state: State; in_transaction: bool; in_content: bool; idle: bool; esmtp: bool; tls: bool; backlogged: bool
-    helo: str | None
-    errors: int; accepted_recipients: int
+        self,
+        offer: Offer,
+        *,
+        lmtp: bool = False,
+        limits: Limits | None = None,
+        raw_verbs: frozenset[str] = frozenset(),
+        tls: bool = False,
+    ) -> None:
+        self.offer = offer
+        self.tls = tls
+        self.helo: str | None = None
+        self.esmtp = False
+        self.smtputf8 = False
+        self.errors = 0
+        self.accepted_recipients = 0
+        self._limits = limits or _DEFAULT_LIMITS
+        self._lmtp = lmtp
+        self._raw_verbs = raw_verbs
+        self._table = LMTP if lmtp else SMTP
+        self._lines = Lines(self._limits.endless_octets)
+        self._body: DotBody | None = None
+        self._ended = self._faulted = False
+        self._out = b""
+        self._owed: Owed | None = None
+        self._junk = self._unknown = self._surplus = 0
+        self._enter(State.OPENING)
+
+    # --- what the shell does
+
+    def open(self, banner: Reply) -> None:
+        """Greet the peer. A banner of 4xx or 5xx ends the session; so does a peer that did not wait for it (RFC 5321 s3.1)."""
+        if self._state is not State.OPENING:
+            if self._state is State.CLOSED:
+                return
+            msg = "the banner is already sent"
+            raise OutOfTurn(msg)
+        if self._lines and self.offer.strict_pipelining:
+            self._send(replies.EARLY_TALK)
+            return
+        self._enter(State.CONNECTED if banner.code < 400 else State.CLOSED)
+        self._send(banner)
+
+    def receive(self, data: bytes) -> None:
+        """Take bytes from the peer. What comes while an answer is owed is kept, up to ``Limits.backlog_octets``."""
+        if self._signal is Signal.CLOSED:
+            return
+        self._lines.add(data)
+        if (self._owed is not None or self._signal is not None) and len(self._lines) > self._limits.backlog_octets:
+            self._send(replies.TOO_FAR_AHEAD)
+
+    def next_event(self) -> Event | Signal:
+        """Return the next thing the peer said, or why there is none."""
+        if self._owed is not None:
+            return Signal.PAUSED
+        if self._signal is not None:
+            return self._signal
+        if self._body is not None:
+            return self._read_content(self._body)
+        line = self._lines.take()
+        if line is None:
+            return self._wait()
+        return self._command(line)
+
+    def answer(self, reply: Reply | Sequence[Reply]) -> None:
+        """Give the owed answer; its first digit moves the session.
+
+        Several replies are sent in order and the last one counts; none at all leaves the command without an answer, for shells that
+        have pushed it. For ``EndOfMessage``: on LMTP one reply per accepted recipient in order (a single one stands for each), on SMTP
+        several are folded. After a hang-up an answer that comes late is dropped.
+
+        Raises:
+            OutOfTurn: nothing is owed.
+            ValueError: not as many replies as accepted recipients.
+        """
+        event = self._owed
+        if event is None:
+            if self._state is State.CLOSED:
+                return
+            msg = "no answer is owed"
+            raise OutOfTurn(msg)
+        if isinstance(reply, Reply):
+            last: Reply | None = reply
+            if self._lmtp and event.verb == ".":
+                self._out += reply.wire * (self.accepted_recipients - 1)
+        else:
+            last = self._several(event, reply)
+        self._owed = None
+        if last is not None:
+            self._settle(event, last)
+
+    def push(self, reply: Reply) -> None:
+        """Send a further reply that answers nothing."""
+        self._send(reply)
+
+    def bytes_to_send(self) -> bytes:
+        """Return what is to be sent to the peer, and forget it; ``b""`` if nothing."""
+        out = self._out
+        self._out = b""
+        return out
+
+    def tls_started(self) -> None:
+        """Say that the handshake has ended well: whatever the peer said before is forgotten (RFC 3207 s4.2)."""
+        if self._state is State.CLOSED:
+            return
+        if self._state is not State.UPGRADING:
+            msg = "STARTTLS was not answered with 220"
+            raise OutOfTurn(msg)
+        self.tls = True
+        self.helo = None
+        self.esmtp = False
+        self._enter(State.CONNECTED)
+
+    def refuse(self, reply: Reply) -> None:
+        """Have the last word unasked (421: time-out, shutdown) and be closed."""
+        if self._state is not State.CLOSED:
+            self._send(reply)
+            self._enter(State.CLOSED)
+
+    def interpret(self, verb: str, arg: str | None) -> Owed | Reply:
+        """Judge a command's place and argument now, as ``next_event`` does for verbs that are not raw.
+
+        An event becomes the one whose answer is owed; a reply is for the caller to answer with. *verb* is upper-case.
+        """
+        row = VERBS.get(verb)
+        move = self._rows.get(verb)
+        result: Owed | Reply
+        if row is None or move is None:
+            result = replies.UNKNOWN
+        elif isinstance(move, Reply):
+            result = move
+        elif verb == "RCPT" and self.accepted_recipients >= self._limits.recipients:
+            self._surplus += 1
+            result = replies.TOO_MANY_RECIPIENTS
+        else:
+            result = row.parse(arg, self)
+        if isinstance(result, Reply):
+            self._faulted = True
+        else:
+            self._owed = result
+        return result
+
+    def default_reply(self, event: Owed) -> Reply:
+        """Return what a server without hooks answers to *event*."""
+        if isinstance(event, Helo):
+            return _greeting_reply(self.offer, tls=self.tls, extended=event.verb != "HELO")
+        if isinstance(event, Help):
+            return help_reply(event.arg, lmtp=self._lmtp, esmtp=self.esmtp)
+        return _DEFAULTS.get(event.verb, replies.UNKNOWN)
+
+    def greeting_lines(self) -> tuple[str, ...]:
+        """Return the lines of the answer to EHLO or LHLO."""
+        return greeting_lines(self.offer, tls=self.tls)
+
+    # --- what the shell sees
+
+    @property
+    def state(self) -> State:
+        """Where the session stands."""
+        return self._state
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a sender is known: from MAIL's 2xx to the end of the transaction, however it ends."""
+        return self._state in TRANSACTION
+
+    @property
+    def in_content(self) -> bool:
+        """Whether the peer is sending content."""
+        return self._state is State.CONTENT and self._owed is None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing would be lost by hanging up: no transaction, nothing buffered, nothing owed."""
+        return self._owed is None and not self._lines and (self._state is State.CONNECTED or self._state is State.GREETED)
+
+    @property
+    def backlogged(self) -> bool:
+        """Whether octets wait behind something owed: the shell should stop reading until it is answered."""
+        return (self._owed is not None or self._signal is Signal.PAUSED) and bool(self._lines)
+
+    # --- commands
+
+    def _wait(self) -> Event | Signal:
+        """Return what an unfinished line means."""
+        if self._lines.starts_with(_CLIENT_HELLO):
+            return self._refuse("", replies.NOT_TLS)
+        if self._lines.endless:
+            return self._refuse("", replies.ENDLESS_LINE)
+        return Signal.NEED_DATA
+
+    def _command(self, line: bytes) -> Event | Signal:
+        """Judge one line."""
+        length = self._lines.finish(line)
+        try:
+            text = line.decode("ascii")
+            clean = text.isprintable()
+        except UnicodeDecodeError:
+            text, clean = _decode(line)
+        verb, _, arg = text.partition(" ")
+        verb = verb.upper()
+        row = VERBS.get(verb)
+        if not clean or length > self._limits.command_octets or self.errors >= self._limits.errors:
+            refusal = self._bad_line(line, length, row, clean=clean)
+            if refusal is not None:
+                return self._refuse("", refusal)
+        raw = verb in self._raw_verbs
+        if row is None or not (row.lmtp if self._lmtp else row.smtp):
+            if not raw:
+                return self._unknown_verb(verb)
+            refusal = replies.TLS_FIRST if self.offer.require_tls and not self.tls else None
+        else:
+            refusal = self._turn_away(row)
+        if refusal is not None:
+            return self._refuse(verb, refusal)
+        argument = arg.strip(" ") or None
+        if raw:
+            self._owed = command = Command(verb, argument)
+            return command
+        event = self.interpret(verb, argument)
+        if isinstance(event, Reply):
+            self._move(verb, BAD_ARGUMENT)
+            return self._refuse(verb, event)
+        return event
+
+    def _bad_line(self, line: bytes, length: int, row: Verb | None, *, clean: bool) -> Reply | None:
+        """Return why a line is refused unread, if it is: errors before it, its length, its characters."""
+        allowance = row.allowance_octets if row is not None else 0
+        for bad, reply in (
+            (line.startswith(_CLIENT_HELLO), replies.NOT_TLS),
+            (length > self._limits.endless_octets, replies.ENDLESS_LINE),
+            (self.errors >= self._limits.errors, replies.TOO_MANY_ERRORS),
+            (length > self._limits.command_octets + allowance, replies.LINE_TOO_LONG),
+            (not clean, replies.BAD_CHARACTERS),
+        ):
+            if bad:
+                return reply
+        return None
+
+    def _turn_away(self, row: Verb) -> Reply | None:
+        """Return why a known verb may not come now, for reasons that its row gives; counts junk."""
+        if row.ends_group and self._lines and self.offer.strict_pipelining:
+            return replies.EARLY_TALK
+        if not row.before_tls and self.offer.require_tls and not self.tls:
+            return replies.TLS_FIRST
+        if row.junk:
+            self._junk += 1
+            if self._junk > self._limits.junk:
+                return replies.TOO_MUCH_JUNK
+        return None
+
+    def _unknown_verb(self, verb: str) -> Refused:
+        if verb in FORBIDDEN:
+            return self._refuse(verb, replies.NOT_HTTP)
+        self._unknown += 1
+        return self._refuse(verb, replies.UNKNOWN if self._unknown <= self._limits.unknown else replies.TOO_MANY_UNKNOWN)
+
+    # --- content
+
+    def _read_content(self, body: DotBody) -> Event | Signal:
+        if not self._ended:
+            data = self._lines.rest()
+            if not data:
+                return Signal.NEED_DATA
+            piece, rest = body.feed(data)
+            if body.overrun:
+                return self._refuse("", replies.ENDLESS_MESSAGE)
+            if rest is not None:
+                self._lines.add(rest)
+                self._ended = True
+            if piece and not body.hopeless:
+                return Chunk(piece)
+            if rest is None:
+                return Signal.NEED_DATA
+        return self._end_of_message(body)
+
+    def _end_of_message(self, body: DotBody) -> EndOfMessage:
+        refusal = body.refusal
+        event = EndOfMessage(body.size_octets, refusal, body.defects)
+        self._body = None
+        self._ended = False
+        if refusal is None:
+            self._owed = event
+        else:
+            if self._lmtp:
+                self._out += refusal.wire * (self.accepted_recipients - 1)
+            self._settle(event, refusal)
+        return event
+
+    # --- replies
+
+    def _several(self, event: Owed, several: Sequence[Reply]) -> Reply | None:
+        """Send all but the reply that counts, and return that one; ``None`` if there is none."""
+        if event.verb == "." and len(several) != self.accepted_recipients:
+            msg = f"{len(several)} replies for {self.accepted_recipients} recipients"
+            raise ValueError(msg)
+        if not several:
+            return None
+        if event.verb == "." and not self._lmtp:
+            return replies.fold(several)
+        for reply in several[:-1]:
+            self._out += reply.wire
+            if event.verb == "." and reply.code < 300:
+                self._forgive()
+        return several[-1]
+
+    def _settle(self, event: Owed, reply: Reply) -> None:
+        """Send the reply that counts, and go where the table says."""
+        verb = event.verb
+        digit = reply.code // 100
+        if digit == 2:
+            if verb == "RCPT":
+                self.accepted_recipients += 1
+            elif verb == ".":
+                self._forgive()
+            elif isinstance(event, Mail):
+                self.smtputf8 = "SMTPUTF8" in event.parameters
+            elif isinstance(event, Helo):
+                self.helo = event.hostname
+                self.esmtp = verb != "HELO"
+            elif verb == "STARTTLS" and self._lines:
+                # Plain text sent before the handshake must not be taken for what came through it (CVE-2021-38542 and family).
+                self._lines.clear()
+                if self.offer.strict_pipelining:
+                    self._send(replies.EARLY_TALK)
+                    return
+        elif digit == 5:
+            self.errors += 1
+        self._move(verb, BAD_ARGUMENT if self._faulted else digit)
+        self._send(reply)
+
+    def _move(self, verb: str, digit: int) -> None:
+        """Go where the table says."""
+        self._faulted = False
+        row = self._rows.get(verb)
+        if row and not isinstance(row, Reply):
+            target = row.get(digit)
+            if target is not None:
+                self._enter(target)
+
+    def _refuse(self, verb: str, reply: Reply) -> Refused:
+        """Answer a bad command; 452 for a surplus recipient is an error only when there are very many."""
+        if reply.code >= 500 or self._surplus > self._limits.recipients_overshoot:
+            self.errors += 1
+        self._send(reply)
+        return Refused(verb[:_VERB_MAX_OCTETS], reply)
+
+    def _send(self, reply: Reply) -> None:
+        self._out += reply.wire
+        if reply.close:
+            self._enter(State.CLOSED)
+
+    def _forgive(self) -> None:
+        """Forget past errors: a peer that delivers mail is no nuisance, and a busy relay makes some in a long session."""
+        self.errors = self._junk = self._unknown = 0
+
+    def _enter(self, state: State) -> None:
+        """Go to *state*; all of the transaction is forgotten here, and nowhere else."""
+        self._state = state
+        self._rows = self._table.get(state, _NO_ROWS)
+        if state is State.CONTENT:
+            self._body = DotBody(self.offer, self._limits)
+            return
+        if state not in TRANSACTION:
+            self._body = None
+            self._ended = False
+            self.smtputf8 = False
+            self.accepted_recipients = self._surplus = 0
+        if state is State.CLOSED:
+            self._owed = None
+            self._lines.clear()
+        self._signal = _SIGNALS.get(state)
+
+
+_DEFAULT_LIMITS = Limits()
+_SIGNALS: Mapping[State, Signal] = {State.OPENING: Signal.PAUSED, State.UPGRADING: Signal.PAUSED, State.CLOSED: Signal.CLOSED}
+
+
+def _decode(line: bytes) -> tuple[str, bool]:
+    """Return a line that is not ASCII as text, and whether it is UTF-8 without control characters (C1 included)."""
+    try:
+        text = line.decode()
+    except UnicodeDecodeError:
+        return line.decode("latin-1"), False
+    return text, _CONTROL.search(text) is None
+
+
+@lru_cache(maxsize=64)
+def _greeting_reply(offer: Offer, *, tls: bool, extended: bool) -> Reply:
+    return Reply(250, greeting_lines(offer, tls=tls) if extended else offer.hostname)

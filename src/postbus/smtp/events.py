@@ -10,7 +10,7 @@ Every event carries ``verb``, its name in the transition table (``states``). *Ow
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, TypeVar, dataclass_transform
@@ -24,7 +24,15 @@ NO_PARAMETERS: Mapping[str, str | None] = MappingProxyType({})
 NO_DEFECTS: Mapping[str, int] = MappingProxyType({})
 
 
-@dataclass_transform(frozen_default=True)
+def _no_parameters() -> Mapping[str, str | None]:
+    return NO_PARAMETERS
+
+
+def _no_defects() -> Mapping[str, int]:
+    return NO_DEFECTS
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def fact(cls: type[_Class]) -> type[_Class]:
     """Make *cls* a slotted dataclass that the type checker treats as frozen."""
     return dataclass(slots=True)(cls)
@@ -61,8 +69,8 @@ class Mail:
     """
 
     address: str
-    parameters: Mapping[str, str | None] = NO_PARAMETERS
-    defects: Mapping[str, int] = NO_DEFECTS
+    parameters: Mapping[str, str | None] = field(default_factory=_no_parameters)
+    defects: Mapping[str, int] = field(default_factory=_no_defects)
     arg: str = ""
     verb: ClassVar[str] = "MAIL"
 
@@ -72,8 +80,8 @@ class Rcpt:
     """RCPT TO (RFC 5321 s4.1.1.3); attributes as ``Mail``. ``address`` is ``postmaster`` in any case when sent without a domain."""
 
     address: str
-    parameters: Mapping[str, str | None] = NO_PARAMETERS
-    defects: Mapping[str, int] = NO_DEFECTS
+    parameters: Mapping[str, str | None] = field(default_factory=_no_parameters)
+    defects: Mapping[str, int] = field(default_factory=_no_defects)
     arg: str = ""
     verb: ClassVar[str] = "RCPT"
 
@@ -106,7 +114,7 @@ class EndOfMessage:
 
     size_octets: int
     refusal: Reply | None = None
-    defects: Mapping[str, int] = NO_DEFECTS
+    defects: Mapping[str, int] = field(default_factory=_no_defects)
     verb: ClassVar[str] = "."
 
 

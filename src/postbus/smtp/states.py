@@ -1,4 +1,4 @@
-"""Where a session stands and what may come next: the one place that knows the order of commands.
+r"""Where a session stands and what may come next: the one place that knows the order of commands.
 
 Theory of operation
 -------------------
@@ -6,14 +6,14 @@ A session is in one ``State``. Each input (a verb, or ``.`` for the end of a mes
 
 * a ``Reply``: the input is out of order here; the engine answers so by itself and nothing moves; or
 * a ``Move``: the input is legal. It becomes an event, the shell answers, and **the reply's first digit** picks the next state;
-  a digit that is not in the row moves nothing. So a state never changes before its reply is known, and a hook that refuses
-  moves the session exactly as an error of the peer would.
+  a digit that is not in the row moves nothing. ``BAD_ARGUMENT`` stands for the digit when the engine itself refused the
+  argument (a malformed QUIT does not quit). So a state never changes before its reply is known.
 
 ``.`` is never out of order: it exists in CONTENT only, and there nothing else does.
 
     OPENING --banner--> CONNECTED --EHLO--> GREETED --MAIL--> SENDER --RCPT--> RECIPIENTS --DATA 354--> CONTENT
-                                               ^                |  ^\\            |                       |
-                                               |            RCPT 5xx \\__REFUSED__/ RCPT 2xx               |
+                                               ^                |  ^\            |                       |
+                                               |            RCPT 5xx \__REFUSED__/ RCPT 2xx               |
                                                +-- RSET, EHLO --+------------------+---------- "." any ---+
 
     GREETED --STARTTLS 220--> UPGRADING --TLS up--> CONNECTED        any --QUIT, hang-up--> CLOSED
@@ -52,6 +52,10 @@ class State(Enum):
     UPGRADING = "TLS is being started"
     CLOSED = "over"
 
+    __hash__ = object.__hash__  # members are single; Enum's own hash is a Python function, called several times a message
+
+
+BAD_ARGUMENT = 0
 
 Move = Mapping[int, State]
 Row = Move | Reply
@@ -95,7 +99,7 @@ def _table(data_without_recipient: Reply) -> Table:
             "RSET": _RESET,
             "STARTTLS": replies.IN_TRANSACTION,
             "MAIL": replies.NESTED_MAIL,
-            "RCPT": {2: State.RECIPIENTS, 4: State.REFUSED, 5: State.REFUSED},
+            "RCPT": {2: State.RECIPIENTS, 4: State.REFUSED, 5: State.REFUSED, BAD_ARGUMENT: State.REFUSED},
             "DATA": replies.SEND_RCPT,
         },
         State.REFUSED: {

@@ -1,0 +1,277 @@
+"""The verb table: every command there is, its properties as columns, its argument's parser; and the parameter table.
+
+A parser is a function of the argument and of where the session stands; it returns the event, or the reply that refuses the
+argument. Whether the command may come now is not its question (``states``), nor is policy (the shell's).
+
+Places kept: BDAT, AUTH and XCLIENT become rows of ``VERBS`` (each ends a group; BDAT brings a second framing, see ``content``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from postbus.smtp import grammar, replies
+from postbus.smtp.events import NO_PARAMETERS, DataStart, Expn, Helo, Help, Mail, Noop, Owed, Quit, Rcpt, Rset, StartTls, Vrfy
+from postbus.smtp.replies import Reply
+from postbus.smtp.terms import Offer
+
+
+class Standing(Protocol):
+    """What a parser may know of the session. ``smtputf8``: the open transaction's MAIL had that keyword."""
+
+    offer: Offer
+    esmtp: bool
+    tls: bool
+    smtputf8: bool
+
+
+Parser = Callable[[str | None, Standing], Owed | Reply]
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """One row of the verb table.
+
+    Attributes:
+        syntax: what HELP and a 501 show.
+        parse: argument to event or refusal.
+        extended: what EHLO or LHLO adds to the syntax, for HELP.
+        smtp, lmtp: exists in that protocol (RFC 2033 s4.1: LHLO instead of HELO and EHLO).
+        ends_group: must be last in a pipelined group (RFC 2920 s3.1).
+        before_tls: passes when TLS is required and not active (RFC 3207 s4).
+        junk: counts against ``Limits.junk``: moves no mail.
+        allowance_octets: what its extensions add to the command line's limit.
+    """
+
+    syntax: str
+    parse: Parser
+    extended: str = ""
+    smtp: bool = True
+    lmtp: bool = True
+    ends_group: bool = False
+    before_tls: bool = False
+    junk: bool = False
+    allowance_octets: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A registered MAIL or RCPT parameter: recorded as sent, its value checked.
+
+    Attributes:
+        value: what the whole value must match; ``None`` where no value is allowed.
+        source: the RFC.
+        offered: refused with 555 unless this holds, because taking it would promise what we do not do.
+    """
+
+    value: re.Pattern[str] | None
+    source: str
+    offered: Callable[[Offer], bool] = lambda _: True
+
+
+_ANY = grammar.VALUE
+
+
+def _is(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.IGNORECASE | re.ASCII)
+
+
+# Registered at IANA. Taken even when not advertised: senders (Office 365 among them) send AUTH=, RET and ENVID unasked, and a 555
+# would lose the mail. They are envelope data for the event; Postbus sends no mail, so it owes none of the notices.
+MAIL_PARAMETERS: Mapping[str, Parameter] = {
+    "SIZE": Parameter(_is(r"\d{1,20}"), "RFC 1870"),
+    "BODY": Parameter(_is("7BIT|8BITMIME"), "RFC 6152"),
+    "SMTPUTF8": Parameter(None, "RFC 6531", lambda offer: offer.smtputf8),
+    "AUTH": Parameter(_is(rf"<>|{grammar.XTEXT}"), "RFC 4954"),
+    "RET": Parameter(_is("FULL|HDRS"), "RFC 3461"),
+    "ENVID": Parameter(_is(rf"(?=.{{1,100}}$){grammar.XTEXT}"), "RFC 3461"),
+    "BY": Parameter(_is(r"-?\d{1,9};[NR]T?"), "RFC 2852"),
+    "MT-PRIORITY": Parameter(_is(r"-?\d"), "RFC 6710"),
+    "HOLDFOR": Parameter(_ANY, "RFC 4865", lambda offer: "FUTURERELEASE" in _names(offer)),
+    "HOLDUNTIL": Parameter(_ANY, "RFC 4865", lambda offer: "FUTURERELEASE" in _names(offer)),
+    "REQUIRETLS": Parameter(None, "RFC 8689", lambda offer: "REQUIRETLS" in _names(offer)),
+    "SUBMITTER": Parameter(_ANY, "RFC 4405"),
+    "SOLICIT": Parameter(_ANY, "RFC 3865"),
+    "MTRK": Parameter(_ANY, "RFC 3885"),
+    "TRANSID": Parameter(_ANY, "RFC 1845"),
+}
+RCPT_PARAMETERS: Mapping[str, Parameter] = {
+    "NOTIFY": Parameter(_is("NEVER|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DELAY)){0,2}"), "RFC 3461"),
+    "ORCPT": Parameter(_is(r"(?=.{1,500}$)[A-Z0-9-]+;[!-<>-~\u00a0-\U0010ffff]+"), "RFC 3461, RFC 6533"),
+    "RRVS": Parameter(_ANY, "RFC 7293"),
+    "CONPERM": Parameter(None, "RFC 4141"),
+    "CONNEG": Parameter(None, "RFC 4141"),
+}
+
+
+def _names(offer: Offer) -> set[str]:
+    return {line.partition(" ")[0].upper() for line in offer.keywords}
+
+
+def _parameters(text: str, known: Mapping[str, Parameter], offer: Offer) -> Mapping[str, str | None] | Reply:
+    """Return the parameters in *text*, or why they are refused. A keyword of ``Offer.keywords`` is allowed with any value."""
+    found = grammar.parse_parameters(text)
+    if found is None:
+        return replies.BAD_PARAMETER
+    for key, value in found.items():
+        parameter = known.get(key)
+        if parameter is None:
+            if key not in _names(offer):
+                return replies.UNKNOWN_PARAMETER
+        elif not parameter.offered(offer):
+            return replies.UNKNOWN_PARAMETER
+        elif (value is None) != (parameter.value is None) or (parameter.value and value and not parameter.value.fullmatch(value)):
+            return replies.BAD_PARAMETER
+    return found
+
+
+def _split_path(arg: str | None, keyword: str, session: Standing, bad: Reply) -> grammar.Path | Reply:
+    """Read ``FROM:<path>`` or ``TO:<path>``; *keyword* includes the colon, *bad* answers a malformed address.
+
+    Spaces behind the colon are taken: they are no part of the grammar, but old appliances and people at a terminal send them.
+    """
+    if arg is None or arg[: len(keyword)].upper() != keyword:
+        return SYNTAX["MAIL" if keyword == "FROM:" else "RCPT"]
+    text = arg[len(keyword) :].lstrip(" ")
+    if not session.offer.lenient_paths and (text[:1] != "<" or ">" not in text):
+        return SYNTAX["MAIL" if keyword == "FROM:" else "RCPT"]
+    path = grammar.parse_path(text, lenient=session.offer.lenient_paths)
+    if path is None or path.rest[:1].strip():
+        return bad
+    return path
+
+
+def _mail(arg: str | None, session: Standing) -> Owed | Reply:
+    path = _split_path(arg, "FROM:", session, replies.BAD_SENDER)
+    if isinstance(path, Reply):
+        return path
+    address, defects, rest = path
+    found = _parameters(rest, MAIL_PARAMETERS, session.offer) if rest else NO_PARAMETERS
+    if isinstance(found, Reply):
+        return found
+    if "@" not in address and address and "no-domain" not in defects:
+        return replies.BAD_SENDER  # <Postmaster> is a forward-path only
+    if not address.isascii() and "SMTPUTF8" not in found:
+        return replies.NEEDS_SMTPUTF8
+    limit = session.offer.size_octets
+    if limit is not None and int(found.get("SIZE") or 0) > limit:
+        return replies.TOO_BIG
+    return Mail(address, found, defects, arg or "")
+
+
+def _rcpt(arg: str | None, session: Standing) -> Owed | Reply:
+    path = _split_path(arg, "TO:", session, replies.BAD_RECIPIENT)
+    if isinstance(path, Reply):
+        return path
+    address, defects, rest = path
+    if not address:
+        return replies.BAD_RECIPIENT
+    found = _parameters(rest, RCPT_PARAMETERS, session.offer) if rest else NO_PARAMETERS
+    if isinstance(found, Reply):
+        return found
+    if not session.smtputf8 and not (address.isascii() and rest.isascii()):
+        return replies.NEEDS_SMTPUTF8
+    return Rcpt(address, found, defects, arg or "")
+
+
+def _greeting(verb: str) -> Parser:
+    def parse(arg: str | None, _: Standing) -> Owed | Reply:
+        if not arg:
+            return SYNTAX[verb]
+        if not arg.isascii() or len(arg) > grammar.DOMAIN_MAX_OCTETS or " " in arg:
+            return replies.BAD_HOSTNAME
+        return Helo(verb, arg)
+
+    return parse
+
+
+def _bare(verb: str, event: type[DataStart | Rset | Quit]) -> Parser:
+    def parse(arg: str | None, _: Standing) -> Owed | Reply:
+        return event() if arg is None else SYNTAX[verb]
+
+    return parse
+
+
+def _starttls(arg: str | None, session: Standing) -> Owed | Reply:
+    if arg is not None:
+        return SYNTAX["STARTTLS"]
+    if session.tls:
+        return replies.TLS_ACTIVE
+    if not session.offer.starttls:
+        return replies.NO_TLS
+    return StartTls() if session.esmtp else replies.SEND_EHLO
+
+
+def _noop(arg: str | None, _: Standing) -> Owed | Reply:
+    return Noop(arg)
+
+
+def _help(arg: str | None, _: Standing) -> Owed | Reply:
+    return Help(arg)
+
+
+def _lookup(verb: str, event: type[Vrfy | Expn]) -> Parser:
+    def parse(arg: str | None, session: Standing) -> Owed | Reply:
+        if not arg:
+            return SYNTAX[verb]
+        bare = arg[:-9].rstrip() if session.offer.smtputf8 and arg.upper().endswith(" SMTPUTF8") else None
+        if bare is None and not arg.isascii():
+            return replies.NEEDS_SMTPUTF8
+        return event(bare or arg)
+
+    return parse
+
+
+# Allowances: SIZE 26 (RFC 1870), BODY 17 (RFC 6152), SMTPUTF8 10 (RFC 6531), AUTH 500 (RFC 4954), ENVID of 100 and RET 128,
+# ORCPT of 500 and NOTIFY 540 (RFC 3461 s4 bounds the values).
+VERBS: Mapping[str, Verb] = {
+    "HELO": Verb("HELO hostname", _greeting("HELO"), lmtp=False, ends_group=True, junk=True),
+    "EHLO": Verb("EHLO hostname", _greeting("EHLO"), lmtp=False, ends_group=True, before_tls=True, junk=True),
+    "LHLO": Verb("LHLO hostname", _greeting("LHLO"), smtp=False, ends_group=True, before_tls=True, junk=True),
+    "MAIL": Verb("MAIL FROM:<address>", _mail, " [SP parameters]", allowance_octets=681),
+    "RCPT": Verb("RCPT TO:<address>", _rcpt, " [SP parameters]", allowance_octets=540),
+    "DATA": Verb("DATA", _bare("DATA", DataStart), ends_group=True),
+    "RSET": Verb("RSET", _bare("RSET", Rset), junk=True),
+    "NOOP": Verb("NOOP [text]", _noop, ends_group=True, before_tls=True, junk=True),
+    "QUIT": Verb("QUIT", _bare("QUIT", Quit), ends_group=True, before_tls=True),
+    "VRFY": Verb("VRFY address", _lookup("VRFY", Vrfy), " [SP SMTPUTF8]", ends_group=True, junk=True),
+    "EXPN": Verb("EXPN list", _lookup("EXPN", Expn), " [SP SMTPUTF8]", ends_group=True, junk=True),
+    "HELP": Verb("HELP [verb]", _help, junk=True),
+    "STARTTLS": Verb("STARTTLS", _starttls, ends_group=True, before_tls=True, junk=True),
+}
+
+SYNTAX: Mapping[str, Reply] = {
+    name: Reply(501, f"Syntax: {row.syntax}", "5.5.2" if name in {"MAIL", "RCPT"} else "5.5.4") for name, row in VERBS.items()
+}
+
+# Someone speaks HTTP to us, perhaps a browser made to by a hostile page (ALPACA): one line is enough. PRI begins HTTP/2.
+FORBIDDEN = frozenset({"GET", "POST", "CONNECT", "PUT", "HEAD", "OPTIONS", "DELETE", "PATCH", "TRACE", "PROPFIND", "PRI"})
+
+
+def help_reply(arg: str | None, *, lmtp: bool, esmtp: bool) -> Reply:
+    """Return the answer to HELP: the verbs, or one verb's syntax (RFC 5321 s4.1.1.8)."""
+    here = [name for name, row in VERBS.items() if (row.lmtp if lmtp else row.smtp)]
+    if arg is None:
+        return Reply(214, ("Commands:", " ".join(here)), "2.0.0")
+    name = arg.strip().upper()
+    if name not in here:
+        return replies.NO_TOPIC
+    row = VERBS[name]
+    return Reply(214, f"Syntax: {row.syntax}{row.extended if esmtp else ''}", "2.0.0")
+
+
+def greeting_lines(offer: Offer, *, tls: bool) -> tuple[str, ...]:
+    """Return the lines of the answer to EHLO or LHLO: our name, then a keyword each (RFC 5321 s4.1.1.1)."""
+    keywords = (
+        ("PIPELINING", offer.pipelining),
+        (f"SIZE {offer.size_octets}", offer.size_octets is not None),
+        ("8BITMIME", offer.eightbitmime),
+        ("SMTPUTF8", offer.smtputf8),
+        ("ENHANCEDSTATUSCODES", offer.enhanced),
+        ("STARTTLS", offer.starttls and not tls),
+        ("HELP", offer.help),
+    )
+    return (offer.hostname, *(word for word, on in keywords if on), *offer.keywords)

@@ -1,0 +1,145 @@
+"""Message content as it arrives: where it ends, its transparency dots, what is wrong with it.
+
+A body framing has ``feed(octets) -> (piece, rest)``: the piece of content these octets complete, and what stands behind the end of
+the message (``None``: not ended). ``DotBody`` is the framing of DATA. BDAT's, by count, will be the second: no dots, ``rest``
+after n octets; everything measured here is measured there too.
+
+DATA states (RFC 5321 s4.1.1.4, s4.5.2)
+---------------------------------------
+The end is CR LF . CR LF and nothing like it. The only state is how much of that sequence stands at the end of what was received:
+none, CR, CR LF, CR LF dot, CR LF dot CR. Those octets are held back, so that every other octet is content beyond doubt. The 354
+counts as a line end: a message may begin in state CR LF, so ``.`` CR LF at once is an empty message. One dot at the start of a
+line is removed, whatever follows it.
+
+A bare CR, a bare LF or a NUL ends nothing and hides nothing: the message is read to its real end and then refused, or taken and
+counted (``Offer.stray``). See CVE-2023-51764 and its family for what becomes of servers that differ.
+
+Memory: nothing is kept but numbers and four octets. Speed: no loop sees octets one by one; the loops below run once per
+thousand octets, or per overlong line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from postbus.smtp import replies
+from postbus.smtp.events import NO_DEFECTS
+from postbus.smtp.replies import Reply
+from postbus.smtp.terms import Limits, Offer
+
+END = b"\r\n.\r\n"
+_OVERRUN_MIN_OCTETS = 1_048_576
+
+
+class DotBody:
+    """Content framed by the final dot; see the module's docstring.
+
+    Attributes:
+        size_octets: content so far, dots removed.
+    """
+
+    __slots__ = ("_bare_cr", "_bare_lf", "_cut_octets", "_held", "_limits", "_line_octets", "_long_lines", "_longest_octets", "_nul",
+                 "_reject_stray", "_size_max", "_virtual", "size_octets")  # fmt: skip
+
+    def __init__(self, offer: Offer, limits: Limits) -> None:
+        self.size_octets = 0
+        self._held = b"\r\n"  # the 354 counts as a line end
+        self._virtual = 2  # octets of _held that were never sent
+        self._bare_cr = self._bare_lf = self._nul = self._long_lines = 0
+        self._line_octets = self._longest_octets = 0  # the unfinished line; the longest so far
+        self._limits = limits
+        self._reject_stray = offer.stray == "reject"
+        self._size_max = offer.size_octets
+        size = offer.size_octets
+        self._cut_octets = None if size is None else max(size * limits.overrun_factor, size + _OVERRUN_MIN_OCTETS)
+
+    def feed(self, octets: bytes) -> tuple[bytes, bytes | None]:
+        """Take *octets* and return the piece of content they complete, and what follows the end of the message or ``None``."""
+        work = self._held + octets
+        rest: bytes | None = None
+        end = dot = -1
+        if b"." in octets or len(self._held) > 2:
+            dot = work.find(b"\r\n.")
+            if dot >= 0:
+                end = work.find(END, dot)
+        if end >= 0:
+            rest = work[end + 5 :]
+            stop = end + 2
+            self._held = b""
+        else:
+            stop = len(work) - _begun(work)
+            self._held = work[stop:]
+        virtual = self._virtual
+        if stop < virtual:  # nothing but the line end that was never sent, and perhaps a dot
+            return b"", None
+        self._virtual = 0
+        dotted = 0 <= dot < stop and dot != end
+        piece = work[:stop].replace(b"\r\n.", b"\r\n")[virtual:] if dotted else work[virtual:stop]
+        if piece:
+            self._measure(piece)
+        return piece, rest
+
+    def _measure(self, piece: bytes) -> None:
+        """Count what is tolerable and what is not in *piece*."""
+        self.size_octets += len(piece)
+        # Each of CRLF, bare CR and bare LF is one line end to splitlines. Counting beats every pattern we tried.
+        ends = len(piece.splitlines()) - (piece[-1] not in b"\r\n")
+        self._bare_lf += ends - piece.count(b"\r")
+        self._bare_cr += ends - piece.count(b"\n")
+        if b"\0" in piece:
+            self._nul += piece.count(b"\0")
+        self._measure_lines(piece)
+
+    def _measure_lines(self, piece: bytes) -> None:
+        """Find lines over the flagged length by hopping to the last line end within each thousand octets."""
+        flag = self._limits.text_line_flag_octets
+        size = len(piece)
+        start = -self._line_octets  # where the current line begins, perhaps in a piece before
+        while size - start > flag:
+            at = piece.rfind(b"\r\n", max(start, 0), max(start + flag, 0))
+            if at < 0:
+                at = piece.find(b"\r\n", max(start, 0))
+                if at < 0:
+                    break
+                self._long_lines += 1
+                self._longest_octets = max(self._longest_octets, at + 2 - start)
+            start = at + 2
+        last = piece.rfind(b"\r\n", max(start, 0))
+        self._line_octets = size - (last + 2 if last >= 0 else start)
+        self._longest_octets = max(self._longest_octets, self._line_octets)
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether the message will be refused: its pieces need not be kept."""
+        return self.refusal is not None
+
+    @property
+    def overrun(self) -> bool:
+        """Whether the content is so far over the limit that reading on serves nobody."""
+        return self._cut_octets is not None and self.size_octets > self._cut_octets
+
+    @property
+    def refusal(self) -> Reply | None:
+        """Why the message is refused at its end, as far as known by now."""
+        if self._size_max is not None and self.size_octets > self._size_max:
+            return replies.TOO_BIG
+        if self._reject_stray and (self._bare_cr or self._bare_lf or self._nul):
+            return replies.STRAY_LINE_ENDING
+        if self._longest_octets > self._limits.text_line_octets:
+            return replies.TEXT_LINE_TOO_LONG
+        return None
+
+    @property
+    def defects(self) -> Mapping[str, int]:
+        """What was found so far, kind to count."""
+        if not (self._bare_cr or self._bare_lf or self._nul or self._long_lines):
+            return NO_DEFECTS
+        counts = {"bare-cr": self._bare_cr, "bare-lf": self._bare_lf, "nul": self._nul, "long-line": self._long_lines}
+        return {kind: count for kind, count in counts.items() if count}
+
+
+def _begun(work: bytes) -> int:
+    """Return how many octets at the end of *work* may be the beginning of the end."""
+    if not work or work[-1] not in b"\r\n.":
+        return 0
+    return next((length for length in (4, 3, 2, 1) if work.endswith(END[:length])), 0)
