@@ -21,6 +21,8 @@ COPY src src
 RUN /opt/build/bin/pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir dist . && \
     /opt/build/bin/pip --python /opt/postbus/bin/python install --quiet --no-deps --no-index dist/*.whl && \
     /opt/build/bin/pip --python /opt/postbus/bin/python check
+# The embedded defaults listen on the loopback, where nobody outside the container would reach them.
+RUN printf '%s\n' 'listeners: {smtp: {address: "0.0.0.0:2525"}}' 'sidecar: {address: "0.0.0.0:8080"}' 'spool: {folder: /var/spool/postbus}' > postbus.yaml
 
 # Nothing is run from here on, so that an image for another architecture is assembled without emulating it.
 FROM ${PYTHON_IMAGE}
@@ -37,6 +39,7 @@ LABEL org.opencontainers.image.title="postbus" \
       org.opencontainers.image.base.name="${PYTHON_IMAGE}"
 ENV PATH=/opt/postbus/bin:/usr/local/bin:/usr/bin:/bin HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 COPY --from=build /opt/postbus /opt/postbus
+COPY --from=build /build/postbus.yaml /etc/postbus/postbus.yaml
 COPY --from=build --chown=65532:65532 /var/spool/postbus /var/spool/postbus
 WORKDIR /var/spool/postbus
 USER 65532:65532
@@ -45,4 +48,4 @@ VOLUME ["/var/spool/postbus"]
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20s CMD ["postbus", "healthcheck"]
 ENTRYPOINT ["postbus"]
-CMD ["run"]
+CMD ["run", "--config", "/etc/postbus/postbus.yaml"]

@@ -37,7 +37,8 @@ def test_the_application_takes_the_environment(values: Tree, tmp_path: Path) -> 
 
 def test_numbers_and_texts_survive(tmp_path: Path) -> None:
     """Large numbers stay whole numbers, and texts that look like something else stay text."""
-    smtp = {"address": ":2525", "hostname": "012", "ident": "yes", "limits": {"message_max_octets": 10_000_000, "session_max_octets": 10**15}}
+    limits = {"message_max_octets": 10_000_000, "session_max_octets": 10**15}
+    smtp = {"address": ":2525", "hostname": "012", "ident": "yes", "limits": limits}
     file = tmp_path / "postbus.yaml"
     file.write_text(render({"config": {"listeners": {"smtp": smtp}}}).config())
     read = config.load(file, {}).settings.listeners["smtp"]

@@ -97,7 +97,9 @@ def listener(address: str, **more: object) -> Tree:
             id="names equal in 15 characters",
         ),
         pytest.param("config.listeners.25", {"config": {"listeners": {"25": {"address": ":2526"}}}}, id="name without a letter"),
-        pytest.param("config.listeners.lmtp.address", {"config": {"listeners": {"lmtp": {"protocol": "lmtp"}}}}, id="listener without address"),
+        pytest.param(
+            "config.listeners.lmtp.address", {"config": {"listeners": {"lmtp": {"protocol": "lmtp"}}}}, id="listener without address"
+        ),
         pytest.param("config.sidecar.address", {"config": {"sidecar": {"address": "127.0.0.1:8080"}}}, id="probes that find nobody"),
         pytest.param("config.sidecar.address", {"config": {"sidecar": {"address": "unix:/tmp/http.sock"}}}, id="sidecar without a port"),
         pytest.param("config.sidecar.enabled", {"config": {"sidecar": {"enabled": False}}}, id="no sidecar"),
@@ -118,7 +120,9 @@ def listener(address: str, **more: object) -> Tree:
             "secrets.admin", {"config": {"sidecar": {"token_file": "/etc/postbus/secrets/admin/token"}}}, id="secret nobody mounted"
         ),
         pytest.param("extraEnv", {"config": {"sidecar": {"token_env": "TOKEN"}}}, id="variable nobody set"),
-        pytest.param("service.loadBalancerSourceRanges", {"service": {"loadBalancerSourceRanges": ["10.0.0.0/8"]}}, id="ranges without balancer"),
+        pytest.param(
+            "service.loadBalancerSourceRanges", {"service": {"loadBalancerSourceRanges": ["10.0.0.0/8"]}}, id="ranges without balancer"
+        ),
         pytest.param(
             "service.loadBalancerSourceRanges",
             {"service": {"type": "LoadBalancer", "externalTrafficPolicy": "Cluster", "loadBalancerSourceRanges": ["10.0.0.0/8"]}},
@@ -174,8 +178,15 @@ def test_every_value_is_used_and_every_use_has_a_value() -> None:
     """A key of values.yaml that no template reads, or the reverse, is a mistake that nothing else would show."""
     templates = "\n".join(path.read_text() for path in (CHART / "templates").iterdir())
     used = set(re.findall(r"\.Values\.([A-Za-z.]+)", templates))
-    assert {leaf for leaf in leaves(OWN) if not any(leaf == use or leaf.startswith(f"{use}.") for use in used)} == set()
-    assert {use for use in used if not any(leaf == use or leaf.startswith(f"{use}.") or use.startswith(f"{leaf}.") for leaf in leaves(OWN))} == set()
+    keys = leaves(OWN)
+    unread = [key for key in keys if not any(within(key, use) for use in used)]
+    unknown = [use for use in used if not any(within(key, use) or within(use, key) for key in keys)]
+    assert ([], []) == (unread, unknown)
+
+
+def within(path: str, tree: str) -> bool:
+    """Return whether *path* is *tree* or lies below it."""
+    return path == tree or path.startswith(f"{tree}.")
 
 
 def test_every_value_is_explained() -> None:
