@@ -99,7 +99,7 @@ class Kafka:
         bootstrap: ``host:port``, without TLS or password.
         secure_bootstrap, ca: the same broker over SASL_SSL (PLAIN, ``USER`` and ``PASSWORD``); ``""`` where it is somebody else's.
         second: a second broker of the cluster, down unless a test starts it (and stops it): a topic with two replicas and
-            ``min.insync.replicas`` 2 falls short while it is down (one with one replica never does: Kafka caps the setting at their number).
+            ``min.insync.replicas`` 2 falls short while it is down (with one replica it never does: Kafka caps the setting).
     """
 
     bootstrap: str

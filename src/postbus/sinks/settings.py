@@ -200,7 +200,8 @@ class WebhookSettings(BaseModel):
         description=(
             "Whether the URL may lead to private and loopback addresses. Unset: only when the URL itself names such a place "
             "(a private address, `localhost`, a name without a dot, or one under `.svc`, `.cluster.local`, `.internal`, `.local` "
-            "or `.localhost`), so that a public name can never be pointed inwards. Link-local addresses, where clouds keep their credentials, are never allowed."
+            "or `.localhost`), so that a public name can never be pointed inwards. "
+            "Link-local addresses, where clouds keep their credentials, are never allowed."
         ),
     )
     allow: tuple[IPvAnyNetwork, ...] = Field(

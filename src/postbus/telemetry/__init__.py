@@ -13,6 +13,10 @@ own closed sets, never from a peer.
 
 from __future__ import annotations
 
+import logging
+
+from traceback import format_exception
+
 from postbus.telemetry.lines import LOG
 from postbus.telemetry.numbers import NUMBERS
 from postbus.telemetry.spans import TRACING, Trace
@@ -83,3 +87,105 @@ def task_restarted(*, task: str, error: str, after_s: float, traceback: str | No
 
 
 # --- app
+
+# --- sinks
+
+
+def sink_connected(*, sink: str, missing_topics: str | None = None) -> None:
+    """A sink's client is ready; *missing_topics* are those of its topics that the cluster does not know."""
+    _log("info" if missing_topics is None else "error", "sink.connected", sink=sink, missing_topics=missing_topics)
+
+
+def sink_troubled(*, sink: str, why: str, error: str, traceback: str | None = None) -> None:
+    """A sink that worked, or was starting, does not: once per cause, not per event."""
+    _log("error", "sink.troubled", sink=sink, why=why, error=error, traceback=traceback)
+
+
+def sink_restarted(*, sink: str, why: str) -> None:
+    """A sink's client was thrown away and is made anew."""
+    _count("postbus_sink_restarts_total", sink)
+    _log("warning", "sink.restarted", sink=sink, why=why)
+
+
+def sink_single_copy(*, sink: str, topic: str, replication_factor: int | None, min_insync_replicas: int | None) -> None:
+    """An acknowledgement of *topic* may rest on the page cache of one broker: its 250 would not survive that machine."""
+    _log(
+        "warning",
+        "sink.single_copy",
+        sink=sink,
+        topic=topic,
+        replication_factor=replication_factor,
+        min_insync_replicas=min_insync_replicas,
+    )
+
+
+def sink_endpoint_gone(*, sink: str) -> None:
+    """A webhook's receiver answered 410: it wants no more events; they wait until an operator decides."""
+    _log("error", "sink.endpoint_gone", sink=sink)
+
+
+def sink_file_repaired(*, sink: str, octets: int) -> None:
+    """The last line of a file was incomplete, after a crash or on a full disk; its *octets* were taken off."""
+    _log("warning", "sink.file_repaired", sink=sink, octets=octets)
+
+
+def library_quieted(*, logger: str) -> None:
+    """Keep a library's own log off: what it says at ERROR reaches us as an exception, what it says at DEBUG holds message content."""
+    logging.getLogger(logger).setLevel(logging.CRITICAL)
+
+# --- spool and dispatcher
+
+
+def spool_opened(*, messages: int, octets: int, dead_letters: int) -> None:
+    """The spool is ours, with what it held."""
+    _log("info", "spool.opened", messages=messages, octets=octets, dead_letters=dead_letters)
+
+
+def spool_swept(*, orphans: int) -> None:
+    """Files that no row names were removed at start: receptions that a crash ended before their 250."""
+    if orphans:
+        _log("info", "spool.swept", orphans=orphans)
+
+
+def spool_committed(*, messages: int, seconds: float) -> None:
+    """One group is durable."""
+    _count("postbus_spool_commits_total", "done")
+    _observe("postbus_spool_commit_seconds", seconds)
+    if seconds > 1:
+        _log("warning", "spool.slow", messages=messages, seconds=round(seconds, 3))
+
+
+def spool_failed(*, kind: str, why: str) -> None:
+    """The disk said no: ``full``, ``failed`` (I/O error at commit), ``reopen``, ``housekeeping``."""
+    _count("postbus_spool_commits_total", kind)
+    _log("error", "spool.failed", kind=kind, why=why)
+
+
+def spool_reopened(*, failures: int) -> None:
+    """The spool takes mail again after an I/O error."""
+    _log("info", "spool.reopened", failures=failures)
+
+
+def spool_damaged(*, what: str, why: str, place: str) -> None:
+    """Something on disk is not what was written; it was set aside: ``database``, ``row`` or ``message``."""
+    _log("error", "spool.damaged", what=what, why=why, place=place)
+
+
+def spool_withdrawn(*, message: str) -> None:
+    """A message became durable after its sender had been told 451; it is taken out, since it will be sent again."""
+    _log("warning", "spool.withdrawn", message=message)
+
+
+def spool_job_crashed(*, error: BaseException) -> None:
+    """A job of the spool's thread raised what it should not: a mistake of ours."""
+    _log("error", "spool.job_crashed", error=repr(error), traceback=_traceback(error))
+
+
+def dead_letter_dropped(*, sink: str, event: str) -> None:
+    """A dead letter grew too old, or there were too many."""
+    _count("postbus_dead_letters_dropped_total", sink)
+    _log("warning", "dead_letter.dropped", sink=sink, event_id=event)
+
+
+def _traceback(error: BaseException) -> str:
+    return "".join(format_exception(error))

@@ -1,0 +1,271 @@
+r"""The Kafka sink and the supervisor of its client.
+
+A record that aiokafka has taken is *held* until its future is done, and aiokafka has no way to take it back: a deadline of ours
+ends the waiting, not the record. Sending the same event again while an earlier copy is held would put it on the topic twice for
+every deadline that passes. Hence the rule: **an event whose record is held is never handed over again**. Its next attempt waits
+for that record; and a client that holds one for longer than any answer can take is discarded, which fails its records, and made
+anew. With idempotence off, batches expire after ``request_timeout_s`` plus one request, below ``send_timeout_s``, so that held
+records normally are settled by the attempt that sent them.
+
+    connecting --> up --> (fatal error | a record stuck) --> discarded --> connecting
+         \--> (no broker, no topic, no password) --> pause --> connecting
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+import traceback
+from dataclasses import dataclass
+
+from aiokafka import AIOKafkaProducer, errors
+
+from postbus import telemetry
+from postbus.event.cloudevents import kafka_binary, kafka_structured
+from postbus.event.model import Event
+from postbus.sinks import Health, Outcome, Rejected, Retry, Sent
+from postbus.sinks.budget import Budget
+from postbus.sinks.kafka.connection import Topic, describe, discard, knock, open_producer, options
+from postbus.sinks.kafka.outcomes import meaning_of, outcome_of
+from postbus.sinks.settings import KafkaSettings, SecretMissingError
+
+ATTRIBUTES_MAX_OCTETS = 16 * 1024
+"""Left of a record for key, attributes, envelope (8 KiB) and framing (82): an event may be this much smaller than a record."""
+BATCH_ALONE_OCTETS = 1
+"""A batch takes its first record whatever its size: with this limit every record is a batch of its own."""
+PAUSE_MIN_S, PAUSE_MAX_S = 0.2, 5.0
+"""Between attempts to connect; each twice as long as the last, with jitter, so that a fleet does not return as one."""
+WATCH_S = 1.0
+"""How often held records are looked at."""
+DISCARD_TIMEOUT_S = 2.0
+RESOLVE_SLACK_S = 2.0
+"""Beyond two request timeouts no live client holds a record: a batch expires after one and its last request takes another."""
+
+
+@dataclass(slots=True)
+class Held:
+    """A record that aiokafka has and whose fate is open until *future* is done."""
+
+    future: asyncio.Future[object]
+    since_s: float
+    topic: str
+
+
+class KafkaSink:
+    """Publishes events to Kafka; see ``postbus.sinks.Sink``."""
+
+    kind = "kafka"
+    durable = True
+
+    def __init__(self, name: str, settings: KafkaSettings) -> None:
+        self.name = name
+        self.secure = settings.tls is not None
+        self.octets = settings.mode == "binary"
+        self.event_max_octets = settings.max_request_octets - ATTRIBUTES_MAX_OCTETS
+        self.concurrency = settings.concurrency
+        self._settings = settings
+        self._encode = kafka_binary if settings.mode == "binary" else kafka_structured
+        self._budget = Budget(settings.in_flight_max_octets)
+        self._held: dict[str, Held] = {}
+        self._producer: AIOKafkaProducer | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._attempted = asyncio.Event()
+        self._condemned = asyncio.Event()
+        self._trouble: str | None = "connecting"
+        self._warnings: tuple[str, ...] = ()
+        self._alone = False
+        self._stopping = False
+
+    # --- the contract
+
+    async def start(self) -> None:
+        """Begin to connect, in the background."""
+        telemetry.library_quieted(logger="aiokafka")
+        self._supervisor = asyncio.create_task(self._supervise(), name=f"sink {self.name}")
+
+    async def send(self, event: Event) -> Outcome:
+        """Publish *event* and wait for its acknowledgement, at most ``send_timeout_s``."""
+        deadline_s = time.monotonic() + self._settings.send_timeout_s
+        held = self._held.get(event.id)
+        if held is None:
+            found = await self._hand_over(event, deadline_s)
+            if not isinstance(found, Held):
+                return found
+            held = found
+        return await self._settle(held, deadline_s)
+
+    async def stop(self, timeout_s: float) -> None:
+        """Wait for what is held, at most *timeout_s*, then close; what is not acknowledged by then is failed."""
+        self._stopping = True
+        waiting = [held.future for held in self._held.values()]
+        if waiting:
+            await asyncio.wait(waiting, timeout=max(0.0, timeout_s - DISCARD_TIMEOUT_S))
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.gather(self._supervisor, return_exceptions=True)
+            self._supervisor = None
+
+    def health(self) -> Health:
+        """Return whether records are acknowledged, and what is wrong with where they rest."""
+        parts = (self._trouble or "connected", *self._warnings)
+        return Health(ok=self._trouble is None, detail="; ".join(parts))
+
+    # --- one event
+
+    async def _hand_over(self, event: Event, deadline_s: float) -> Held | Outcome:
+        """Give *event* to the client; the record is held from then on, unless the client refuses it at once."""
+        if not self._attempted.is_set():
+            await self._first_attempt(deadline_s)
+        key, value, headers = self._encode(event)
+        size = len(key) + len(value) + sum(len(name) + len(text) for name, text in headers)
+        if not await self._budget.take(size, deadline_s - time.monotonic()):
+            return Retry(f"{self._budget.used_octets} octets are in flight already")
+        producer = self._producer
+        if producer is None or self._stopping:
+            self._budget.give(size)
+            return Retry(self._trouble or "stopping")
+        topic = self._settings.topics.get(event.route, self._settings.topic)
+        try:
+            # Until send() returns, cancelling it means that nothing is sent; afterwards only the future tells.
+            async with asyncio.timeout(deadline_s - time.monotonic()):
+                future = await producer.send(topic, value, key=key, headers=headers)
+        except asyncio.CancelledError:
+            self._budget.give(size)
+            raise
+        except (errors.KafkaError, TimeoutError, OSError) as error:
+            self._budget.give(size)
+            return self._failure(error, topic)
+        held = self._held[event.id] = Held(future, time.monotonic(), topic)
+        future.add_done_callback(lambda done: self._released(event.id, size, done))
+        return held
+
+    async def _first_attempt(self, deadline_s: float) -> None:
+        """Wait for the first attempt to connect: mail that comes with the start is not refused for a race."""
+        try:
+            async with asyncio.timeout(deadline_s - time.monotonic()):
+                await self._attempted.wait()
+        except TimeoutError:
+            return
+
+    async def _settle(self, held: Held, deadline_s: float) -> Outcome:
+        """Wait for the fate of a held record until the deadline."""
+        if not held.future.done():
+            # Not wait_for and no timeout(): both would cancel the future, and with it our knowledge of the record's fate.
+            await asyncio.wait((held.future,), timeout=max(0.0, deadline_s - time.monotonic()))
+        if not held.future.done():
+            self._trouble = "the broker does not acknowledge"
+            return Retry(f"no acknowledgement within {self._settings.send_timeout_s:g} s; the record may still arrive")
+        error = held.future.exception()
+        if error is not None:
+            return self._failure(error, held.topic)
+        self._trouble = None
+        placed: object = held.future.result()
+        return Sent(f"{held.topic}/{getattr(placed, 'partition', '?')}/{getattr(placed, 'offset', '?')}")
+
+    def _released(self, event_id: str, size: int, future: asyncio.Future[object]) -> None:
+        """Forget a record whose fate is known. Looks at its exception, so that none is reported as never retrieved."""
+        self._held.pop(event_id, None)
+        self._budget.give(size)
+        if not future.cancelled():
+            future.exception()
+
+    def _failure(self, error: BaseException, topic: str) -> Retry | Rejected:
+        """Return the outcome of *error*, and do for the client what it calls for."""
+        meaning = meaning_of(error)
+        outcome = outcome_of(error, alone=self._alone or self._refused_here(error), topic_is_shared=not self._settings.topics)
+        if meaning.too_large and isinstance(outcome, Retry):
+            # The broker refused a batch; whose fault it was shows when each record has a batch of its own.
+            self._alone = True
+            self._condemned.set()
+        if meaning.fatal:
+            self._condemned.set()
+        if isinstance(outcome, Retry) and outcome.sink_down:
+            if self._trouble is None:
+                telemetry.sink_troubled(sink=self.name, why=meaning.why, error=repr(error))
+            self._trouble = f"{meaning.why}: {topic}" if "topic" in meaning.why else meaning.why
+        return outcome
+
+    @staticmethod
+    def _refused_here(error: BaseException) -> bool:
+        """Return whether aiokafka itself found the record too large, before any batch: its text says so, the broker's has none."""
+        return isinstance(error, errors.MessageSizeTooLargeError) and bool(error.args)
+
+    # --- the client's life
+
+    async def _supervise(self) -> None:
+        """Keep a client: connect, watch it, discard it when it is no good, and again; until cancelled."""
+        pause_s = PAUSE_MIN_S
+        while True:
+            try:
+                self._producer = await self._connect()
+                pause_s = PAUSE_MIN_S
+                await self._watch()
+            except (errors.KafkaError, SecretMissingError, OSError, RuntimeError) as error:
+                self._not_connected(error)
+            except Exception as error:  # noqa: BLE001 - the top of a task: whatever it is, the sink must come back
+                self._not_connected(error, traceback.format_exc())
+            finally:
+                await self._drop()
+                self._attempted.set()
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+            pause_s = min(PAUSE_MAX_S, pause_s * 2)
+
+    async def _connect(self) -> AIOKafkaProducer:
+        """Return a working client of a cluster that has been asked what it promises."""
+        async with asyncio.timeout(2 * self._settings.request_timeout_s):
+            opts = await asyncio.to_thread(options, self._settings)
+            await knock(self._settings, opts)
+            topics = await describe(self._settings, opts, sorted({self._settings.topic, *self._settings.topics.values()}))
+            record_max = self._weigh(topics)
+            batch_max = BATCH_ALONE_OCTETS if self._alone else record_max
+            producer = await open_producer(self._settings, opts, record_max, batch_max)
+        missing = [topic.name for topic in topics if not topic.exists]
+        self._trouble = f"the topic does not exist: {', '.join(missing)}" if missing else None
+        telemetry.sink_connected(sink=self.name, missing_topics=",".join(missing) or None)
+        self._condemned.clear()
+        self._attempted.set()
+        return producer
+
+    def _weigh(self, topics: list[Topic]) -> int:
+        """Take note of how safe records are on *topics*; return the largest record all of them take."""
+        warnings = []
+        for topic in topics:
+            if topic.copies_at_least == 1:
+                telemetry.sink_single_copy(
+                    sink=self.name, topic=topic.name, replication_factor=topic.replication, min_insync_replicas=topic.min_insync
+                )
+                warnings.append(f"{topic.name}: an acknowledged event may rest in one broker's memory (min.insync.replicas below 2)")
+        self._warnings = tuple(warnings)
+        limits = [topic.message_max_octets for topic in topics if topic.message_max_octets]
+        record_max = min([self._settings.max_request_octets, *limits])
+        self.event_max_octets = max(0, record_max - ATTRIBUTES_MAX_OCTETS)
+        return record_max
+
+    async def _watch(self) -> None:
+        """Return when the client must be made anew: it failed for good, or it holds a record that is past hope."""
+        hopeless_s = max(2 * self._settings.request_timeout_s + RESOLVE_SLACK_S, self._settings.send_timeout_s)
+        while not self._condemned.is_set():
+            oldest_s = min((held.since_s for held in self._held.values()), default=None)
+            if oldest_s is not None and time.monotonic() - oldest_s > hopeless_s:
+                self._trouble = "the client was stuck and is made anew"
+                break
+            try:
+                async with asyncio.timeout(WATCH_S):
+                    await self._condemned.wait()
+            except TimeoutError:
+                continue
+        telemetry.sink_restarted(sink=self.name, why=self._trouble or "fatal error")
+
+    async def _drop(self) -> None:
+        """Discard the client, if there is one: its records are failed, and may then be sent by the next."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await discard(producer, DISCARD_TIMEOUT_S)
+
+    def _not_connected(self, error: BaseException, trace: str | None = None) -> None:
+        """Remember, and say once, why there is no client."""
+        why = meaning_of(error).why
+        if why != self._trouble:
+            telemetry.sink_troubled(sink=self.name, why=why, error=repr(error), traceback=trace)
+        self._trouble = why
