@@ -6,12 +6,12 @@ more than one of them is checked in ``postbus.config.check``.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from postbus.bridge.settings import Acceptance, HoldSettings, Name, RouteSettings
+from postbus.bridge.settings import Acceptance, HoldSettings, Name, RouteSettings, listed
 from postbus.bridge.spool_settings import DispatchSettings, RetrySettings, SpoolSettings
 from postbus.server.settings import ListenerSettings
 from postbus.sidecar.settings import SidecarSettings
@@ -61,6 +61,13 @@ class Settings(BaseSettings):
     hold: HoldSettings = Field(default=HoldSettings(), description="How routes with `acceptance: hold` wait for their sinks.")
     sidecar: SidecarSettings = Field(default=SidecarSettings(), description="Probes, status, metrics and configuration over HTTP.")
     telemetry: TelemetrySettings = Field(default=TelemetrySettings(), description="What is logged and traced.")
+    require_sink: Annotated[tuple[Name, ...], BeforeValidator(listed)] = Field(
+        default=(),
+        description=(
+            "Sinks, by name, whose trouble makes `/readyz` fail. By default none: all pods would turn unready at once, and senders "
+            "would meet refused connections instead of a clean 451."
+        ),
+    )
     drain_timeout_s: float = Field(
         default=120.0,
         gt=0,

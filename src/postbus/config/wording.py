@@ -98,11 +98,11 @@ class _Words(dict[str, str]):
         plain = {name: str(value).replace("'", "") if name == "discriminator" else str(value) for name, value in context.items()}
         super().__init__(plain)
         self._made: Mapping[str, Callable[[], str]] = {
-            "value": lambda: without(quoted(error["input"]), path, error["input"]),
+            "value": lambda: "the value" if hidden(path, error["input"]) else quoted(error["input"]),
             "wanted": lambda: _quantity(path, error["input"]),
             "unit": lambda: f" {name}" if (name := unit(path)) else "",
             "form": lambda: _FORMS.get(plain.get("pattern", ""), f"it must match {plain.get('pattern')}"),
-            "choices": lambda: _choice(error["input"], plain, shape.choices(shape.at(root, path, tree))),
+            "choices": lambda: _choice(error["input"], plain, shape.at(root, path, tree)),
             "keys": lambda: f"write keys below it: {', '.join(sorted(shape.fields(shape.at(root, path, tree))))}",
         }
 
@@ -113,9 +113,14 @@ class _Words(dict[str, str]):
 
 def without(message: str, path: Path, value: object) -> str:
     """Return *message* without *value* where it may carry a secret: a URL's user name, password and query do."""
-    if isinstance(value, str) and ("://" in value or is_secret(path)):
+    if isinstance(value, str) and value and hidden(path, value):
         return message.replace(repr(value), "the value").replace(value, "the value")
     return message
+
+
+def hidden(path: Path, value: object) -> bool:
+    """Say whether *value*, at *path*, may carry a secret, so that a finding must not repeat it."""
+    return any(mark in str(key) for key in path for mark in SECRET_MARKS) or (isinstance(value, str) and "://" in value)
 
 
 def unknown(path: Path, root: type[BaseModel], tree: object) -> Said:
@@ -147,11 +152,6 @@ def _joined(word: str) -> str:
     return re.sub(r"[^a-z0-9]", "", word.lower())
 
 
-def is_secret(path: Path) -> bool:
-    """Say whether the value at *path* may not be repeated."""
-    return any(mark in str(key) for key in path for mark in SECRET_MARKS)
-
-
 def unit(path: Path) -> str:
     """Return the unit the key's name ends with, in words; ``""`` if it has none."""
     name = str(path[-1]) if path else ""
@@ -169,9 +169,9 @@ def _quantity(path: Path, value: object) -> str:
     return "a number"
 
 
-def _choice(value: object, context: Mapping[str, str], words: tuple[str, ...]) -> str:
+def _choice(value: object, context: Mapping[str, str], place: shape.Shape) -> str:
     """Return which words are allowed, the likely one alone where there is one."""
-    allowed = words or tuple(re.findall(r"'([^']*)'", context.get("expected_tags", context.get("expected", ""))))
+    allowed = shape.choices(place) or shape.choices(shape.below(place, "kind"))
     wrong = context.get("tag", value if isinstance(value, str) else "")
     near = nearest(wrong, allowed) if wrong else None
     return f"did you mean {near}?" if near else f"use {_or(allowed)}"

@@ -1,0 +1,83 @@
+"""The configuration as it may be shown: on ``/config``, which is open to whoever reaches the port.
+
+What may be shown is a list, not what may not: switches, numbers, words out of a fixed choice, and the texts named here. Any
+other text is shown only as far as its form is known not to hold a secret; a new setting that nobody has thought about comes
+out as asterisks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel
+
+from postbus.config import shape
+from postbus.config.finding import Path, dotted
+from postbus.config.load import Loaded, Origins
+
+MASK = "***"
+
+PLAIN = frozenset(
+    {
+        "address", "allow", "best_effort", "bootstrap", "ca", "certificate", "client_ca", "client_id", "env", "file", "folder", "hostname",
+        "ident", "key", "match", "name", "path", "require_sink", "sinks", "source", "token_env", "token_file", "topic", "topics",
+    }
+)  # fmt: skip
+"""Fields whose text is shown as it is: names, addresses and the places of secrets, never secrets."""
+
+URLS = frozenset({"url", "otlp_endpoint"})
+"""Fields whose text is shown as a URL without user, password, query and fragment."""
+
+PATHS_MAX_SHOWN = 2
+"""Path segments of a URL that are shown: some services put a token into the path (``/services/T000/B000/XXXX``)."""
+
+
+def redacted(loaded: Loaded) -> dict[str, Any]:
+    """Return the effective settings fit to be shown, where each came from, and the hash of the whole.
+
+    ``settings`` is the tree; ``origins`` says ``default``, ``file`` or ``environment`` for every leaf by its dotted path.
+    """
+    origins: dict[str, str] = {}
+    return {"settings": _shown(loaded.settings, (), "", loaded.origins, origins), "origins": origins, "sha256": loaded.sha256}
+
+
+def _shown(value: object, path: Path, field: str, known: Origins, origins: dict[str, str]) -> Any:
+    """Return *value*, which the field of that name holds or contains, as it may be shown; its origin goes into *origins*."""
+    if isinstance(value, BaseModel):
+        return {
+            name: _shown(getattr(value, name), (*path, name), "" if is_choice(value, name) else name, known, origins)
+            for name in type(value).model_fields
+        }
+    if isinstance(value, Mapping):
+        return {str(name): _shown(item, (*path, str(name)), field, known, origins) for name, item in value.items()}
+    if isinstance(value, tuple | list | frozenset):
+        return [_shown(item, (*path, index), field, known, origins) for index, item in enumerate(value)]
+    origins[dotted(path)] = known.of(path)
+    if value is None or isinstance(value, bool | int | float) or not field:
+        return value
+    return bare_url(str(value)) if field in URLS else str(value) if field in PLAIN else MASK
+
+
+def is_choice(settings: BaseModel, name: str) -> bool:
+    """Say whether the field takes only words that are written in its class."""
+    place = shape.shape_of(type(settings).model_fields[name].annotation)
+    return bool(place) and all(shape.choices((member,)) for member in place)
+
+
+def bare_url(text: str) -> str:
+    """Return *text* without what a URL can hide: user, password, query, fragment, and all but the start of a long path."""
+    try:
+        parts = urlsplit(text)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return MASK
+    if not parts.scheme or not parts.hostname:
+        return MASK
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    user = f"{MASK}@" if parts.username or parts.password else ""
+    query = f"?{MASK}" if parts.query else ""
+    segments = parts.path.split("/")
+    path = "/".join([*segments[: PATHS_MAX_SHOWN + 1], MASK]) if len(segments) > PATHS_MAX_SHOWN + 1 else parts.path
+    return f"{parts.scheme}://{user}{host}{port}{path}{query}"
