@@ -11,7 +11,8 @@ from urllib.parse import quote
 
 import orjson
 
-from postbus.event.model import RAW_TYPE, Event
+from postbus.event.mail import Mode
+from postbus.event.model import EVENT_RESERVE_OCTETS, RAW_TYPE, Event
 
 STRUCTURED_TYPE = "application/cloudevents+json; charset=UTF-8"
 """Content type of structured messages (JSON event format s3)."""
@@ -87,3 +88,17 @@ def _hop(event: Event) -> list[tuple[str, bytes]]:
 
 def _base64(octets: bytes) -> str:
     return b2a_base64(octets, newline=False).decode("ascii")
+
+
+def message_max_octets(event_max_octets: int, mode: Mode, as_octets: bool) -> int | None:
+    """Return the largest message whose event certainly fits *event_max_octets*, or ``None`` when any does (``parsed`` leaves out).
+
+    Args:
+        event_max_octets: the largest event a sink carries, encoded as it sends it.
+        mode: the route's.
+        as_octets: the sink takes raw events as octets; else they are base64 in JSON, a third larger.
+    """
+    if mode == "parsed":
+        return None
+    room = max(event_max_octets - EVENT_RESERVE_OCTETS, 0)
+    return room if as_octets and mode == "raw" else room // 4 * 3

@@ -6,9 +6,12 @@ replay renders the same bytes again.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+import orjson
 
 Mode = Literal["parsed", "raw", "both"]
 
@@ -106,3 +109,64 @@ class Mail:
     auth: Auth | None = None
     defects: tuple[tuple[str, str], ...] = ()
     traceparent: str | None = None
+
+
+FORMAT = 1
+"""Version of the octets below. Added fields do not change it: readers skip what they do not know and fill in defaults."""
+
+
+def mail_to_bytes(mail: Mail) -> bytes:
+    """Return *mail* as compact JSON for the spool."""
+    try:
+        return orjson.dumps({"v": FORMAT, "mail": mail}, default=dict)
+    except TypeError:
+        # A lone surrogate: what the peer sent is kept as it came, in the escapes that orjson refuses.
+        return json.dumps({"v": FORMAT, "mail": asdict(mail)}, separators=(",", ":"), default=dict).encode("ascii")
+
+
+def mail_from_bytes(octets: bytes) -> Mail:
+    """Return the mail ``mail_to_bytes`` wrote.
+
+    Raises:
+        ValueError: *octets* are damaged, or of a format newer than this program knows.
+    """
+    tree = _loads(octets)
+    if not isinstance(tree, dict) or tree.get("v") != FORMAT:
+        raise ValueError("not a mail record of a known format")
+    try:
+        return _mail(tree["mail"])
+    except (TypeError, KeyError, AttributeError) as exc:
+        raise ValueError("mail record is damaged") from exc
+
+
+def _loads(octets: bytes) -> Any:
+    try:
+        return orjson.loads(octets)
+    except orjson.JSONDecodeError:
+        return json.loads(octets)
+
+
+def _mail(tree: dict[str, Any]) -> Mail:
+    known = _known(tree, _MAIL_FIELDS)
+    known["client"] = Client(**_known(tree["client"], _CLIENT_FIELDS))
+    known["recipients"] = tuple(_recipient(recipient) for recipient in tree["recipients"])
+    known["tls"] = Tls(**_known(tree["tls"], _TLS_FIELDS)) if tree.get("tls") else None
+    known["auth"] = Auth(**_known(tree["auth"], _AUTH_FIELDS)) if tree.get("auth") else None
+    known["defects"] = tuple((code, detail) for code, detail in tree.get("defects", ()))
+    return Mail(**known)
+
+
+def _recipient(tree: dict[str, Any]) -> Recipient:
+    known = _known(tree, _RECIPIENT_FIELDS)
+    known["sinks"] = tuple(tree["sinks"])
+    known["best_effort"] = tuple(tree["best_effort"])
+    return Recipient(**known)
+
+
+def _known(tree: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    return tree.copy() if tree.keys() <= names else {name: value for name, value in tree.items() if name in names}
+
+
+_MAIL_FIELDS, _CLIENT_FIELDS, _RECIPIENT_FIELDS, _TLS_FIELDS, _AUTH_FIELDS = (
+    frozenset(each.name for each in fields(record)) for record in (Mail, Client, Recipient, Tls, Auth)
+)

@@ -24,7 +24,6 @@ __all__ = [
     "SCHEMA_ID",
     "Event",
     "json_schema",
-    "message_max_octets",
     "needs_octets",
     "needs_parse",
     "render",
@@ -91,9 +90,10 @@ def render(mail: Mail, recipient: Recipient, octets: bytes, parsed: Parsed | Non
         octets: the message; see ``needs_octets``.
         parsed: what parsing found, ``None`` where ``needs_parse`` says it is not wanted. An unreadable one gives an
             event of mode ``raw`` with its defects, in JSON, since JSON is what the route promises.
-        as_octets: the sink wants raw events as octets; only meant for routes of mode ``raw``.
+        as_octets: the sink wants raw events as octets; heeded on routes of mode ``raw`` while the message fits (one taken under a
+            larger limit becomes JSON that says what was omitted).
     """
-    if recipient.mode == "raw" and as_octets:
+    if recipient.mode == "raw" and as_octets and len(octets) + EVENT_RESERVE_OCTETS <= recipient.event_max_octets:
         media_type = "message/global" if mail.smtputf8 else "message/rfc822"
         return _event(mail, recipient, octets, envelope=encoding.envelope_json(mail, recipient), octets_type=media_type)
     room = recipient.event_max_octets - _ATTRIBUTES_OCTETS - 6 * (len(mail.source) + len(recipient.route))
@@ -130,11 +130,3 @@ def _time(since_epoch_ms: int) -> str:
     seconds, milliseconds = divmod(since_epoch_ms, 1000)
     text = datetime.fromtimestamp(seconds, UTC).isoformat()
     return f"{text[:19]}.{milliseconds:03d}Z"
-
-
-def message_max_octets(event_max_octets: int, mode: Mode, *, as_octets: bool) -> int | None:
-    """Return the largest message whose event certainly fits *event_max_octets*; ``None`` when any does (mode ``parsed`` leaves out)."""
-    if mode == "parsed":
-        return None
-    room = max(event_max_octets - EVENT_RESERVE_OCTETS, 0)
-    return room if as_octets and mode == "raw" else room // 4 * 3
