@@ -15,9 +15,9 @@ from typing import Protocol
 from postbus.bridge.expressions import ADDRESS_MAX_CHARACTERS
 from postbus.bridge.patterns import Pattern, compile_pattern, split_tag
 from postbus.bridge.settings import Acceptance, RouteSettings
+from postbus.event.cloudevents import message_max_octets
 from postbus.event.ids import normalize
 from postbus.event.mail import Mode
-from postbus.event.model import message_max_octets
 
 NO_CAPTURES: Mapping[str, str] = MappingProxyType({})
 
@@ -175,7 +175,7 @@ def _entries(routes: Sequence[RouteSettings], sinks: Mapping[str, Carrier], acce
     place = 0
     for route in routes:
         required = [sinks[name] for name in route.sinks]
-        limits = [message_max_octets(sink.event_max_octets, route.mode, as_octets=sink.octets) for sink in required]
+        limits = [message_max_octets(sink.event_max_octets, route.mode, sink.octets) for sink in required]
         for text in route.match:
             match = Match(
                 route=route.name,
