@@ -58,7 +58,8 @@ class Release:
 
     def config(self) -> str:
         """Return the text of the application's configuration file."""
-        return str(self.one("ConfigMap")["data"]["postbus.yaml"])
+        (found,) = self.all("ConfigMap")
+        return str(found["data"]["postbus.yaml"])
 
     def notes(self) -> str:
         """Return what Helm tells the operator after an installation."""

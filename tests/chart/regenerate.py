@@ -6,6 +6,7 @@ The sub-schema of ``config`` comes from the application's settings classes; the 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from postbus import config
 from tests.chart.chart import CHART, GOLDEN, Tree, golden_text, render
@@ -18,13 +19,23 @@ OWN_DEFINITIONS = ("quantity",)
 def schema() -> str:
     """Return the text of values.schema.json: what is in the file, with the application's part made anew."""
     text: Tree = json.loads(SCHEMA.read_text())
-    settings = config.schema()
+    settings = closed(config.schema())
     definitions = settings.pop("$defs", {})
     for key in ("$schema", "$id", "title"):
         settings.pop(key, None)
     text["properties"]["config"] = settings
     text["$defs"] = {name: text["$defs"][name] for name in OWN_DEFINITIONS} | definitions
     return json.dumps(text, indent=2, ensure_ascii=False) + "\n"
+
+
+def closed(schema: Any) -> Any:
+    """Return *schema* with every map by name closed: pydantic says what such names look like, and lets others pass."""
+    if isinstance(schema, list):
+        return [closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    shut = {"additionalProperties": False} if isinstance(schema.get("patternProperties"), dict) else {}
+    return {key: closed(item) for key, item in schema.items()} | shut
 
 
 def main() -> None:
