@@ -14,7 +14,6 @@ own closed sets, never from a peer.
 from __future__ import annotations
 
 import logging
-
 from traceback import format_exception
 
 from postbus.telemetry.lines import LOG
@@ -88,6 +87,103 @@ def task_restarted(*, task: str, error: str, after_s: float, traceback: str | No
 
 # --- app
 
+
+def app_started(*, version: str, seconds: float) -> None:
+    """Everything listens; mail is taken from now on."""
+    _put("postbus_info", 1, version)
+    _log("info", "app.started", version=version, seconds=round(seconds, 3))
+
+
+def listener_bound(*, listener: str, address: str, protocol: str, tls: str) -> None:
+    """A listener takes connections at *address*."""
+    _log("info", "listener.bound", listener=listener, address=address, protocol=protocol, tls=tls)
+
+
+def route_told(*, route: str, match: str, acceptance: str, mode: str, sinks: str) -> None:
+    """A route as configured, at start and after a reload: what leads where."""
+    _log("info", "route", route=route, match=match, acceptance=acceptance, mode=mode, sinks=sinks)
+
+
+def app_draining(*, why: str, deadline_s: float) -> None:
+    """Nothing new is taken; what is under way ends."""
+    _put("postbus_draining", 1)
+    _log("info", "app.draining", why=why, deadline_s=deadline_s)
+
+
+def app_stopped(*, seconds: float, in_time: bool, left_in_spool: int) -> None:
+    """The drain has ended, *in_time* or cut at its deadline; *left_in_spool* messages are delivered after the next start."""
+    _log("info" if in_time else "warning", "app.stopped", seconds=round(seconds, 3), in_time=in_time, left_in_spool=left_in_spool)
+
+
+def reloaded(*, changed: str, needs_restart: str) -> None:
+    """A new configuration is in force, but for what *needs_restart*."""
+    _count("postbus_reloads_total", "done")
+    _log("warning" if needs_restart else "info", "config.reloaded", changed=changed, needs_restart=needs_restart)
+
+
+def reload_refused(*, problem: str) -> None:
+    """A new configuration is wrong; the old one stays in force. One line for each problem."""
+    _log("error", "config.refused", problem=problem)
+
+
+def reload_failed() -> None:
+    """Count a reload that changed nothing because the configuration is wrong."""
+    _count("postbus_reloads_total", "refused")
+
+
+def config_warned(*, warning: str) -> None:
+    """The configuration works, but somebody should look at it."""
+    _log("warning", "config.warning", warning=warning)
+
+
+# --- intake
+
+
+def recipient_refused(*, session: str, recipient: str, route: str, code: int) -> None:
+    """A recipient was not taken: *code* 550 without a route, 4xx for a fault of ours, 552 for a size."""
+    _count("postbus_recipients_total", route, "refused")
+    _log("info", "recipient.refused", session=session, recipient=address(recipient), route=route, code=code)
+
+
+def message_answered(
+    *,
+    listener: str,
+    session: str,
+    transaction: str,
+    mail_from: str,
+    recipients: Sequence[tuple[str, str, int]],
+    mode: str,
+    size_octets: int,
+    seconds: float,
+) -> None:
+    """The summary of a message: *recipients* are (address, route, reply code); *seconds* from the last dot to the answer."""
+    accepted = False
+    for _, route, code in recipients:
+        accepted = accepted or code < 300
+        _count("postbus_recipients_total", route, "accepted" if code < 300 else "failed")
+    _count("postbus_messages_total", listener, "accepted" if accepted else "refused")
+    if accepted:
+        _observe("postbus_message_octets", size_octets, listener)
+    _observe("postbus_acceptance_seconds", seconds, mode)
+    _log(
+        "info",
+        "message.accepted" if accepted else "message.refused",
+        listener=listener,
+        session=session,
+        transaction=transaction,
+        mail_from=address(mail_from),
+        recipients=[f"{address(recipient)} {route} {code}" for recipient, route, code in recipients[:RECIPIENTS_IN_A_LINE]],
+        recipients_count=len(recipients),
+        mode=mode,
+        size_octets=size_octets,
+        seconds=round(seconds, 3),
+    )
+
+
+RECIPIENTS_IN_A_LINE = 10
+"""A line names so many recipients; the count says how many there were."""
+
+
 # --- sinks
 
 
@@ -132,6 +228,7 @@ def sink_file_repaired(*, sink: str, octets: int) -> None:
 def library_quieted(*, logger: str) -> None:
     """Keep a library's own log off: what it says at ERROR reaches us as an exception, what it says at DEBUG holds message content."""
     logging.getLogger(logger).setLevel(logging.CRITICAL)
+
 
 # --- spool and dispatcher
 

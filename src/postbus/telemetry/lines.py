@@ -75,6 +75,8 @@ def encode_json(time_text: str, level: str, event: str, keys: Mapping[str, objec
     """Return one line of JSON; keys whose value is ``None`` are left out. A traceback becomes a list of lines."""
     record: dict[str, object] = {"ts": time_text, "level": level, "event": event}
     record.update({key: value for key, value in keys.items() if value is not None})
+    if TRACEBACK in record:
+        return _encode_carefully(record)
     try:
         line = orjson.dumps(record, default=repr, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:  # a lone surrogate, an integer beyond 64 bits
