@@ -90,7 +90,7 @@ def task_restarted(*, task: str, error: str, after_s: float, traceback: str | No
 
 def app_started(*, version: str, seconds: float) -> None:
     """Everything listens; mail is taken from now on."""
-    _put("postbus_info", 1, version)
+    _put("postbus_info", 1.0, version)
     _log("info", "app.started", version=version, seconds=round(seconds, 3))
 
 
@@ -106,7 +106,7 @@ def route_told(*, route: str, match: str, acceptance: str, mode: str, sinks: str
 
 def app_draining(*, why: str, deadline_s: float) -> None:
     """Nothing new is taken; what is under way ends."""
-    _put("postbus_draining", 1)
+    _put("postbus_draining", 1.0)
     _log("info", "app.draining", why=why, deadline_s=deadline_s)
 
 

@@ -1,0 +1,316 @@
+"""The publishing handler: where a mail transaction becomes events that somebody has promised to deliver.
+
+It is an ordinary handler on the library's API. ``handle_RCPT`` finds the route and refuses what cannot be promised; ``handle_DATA``
+accepts the message, and nothing else in postbus answers 2xx after the last dot (design 1.1):
+
+    spool   every recipient's event is in the spool, fsynced        -> 250, delivery follows
+    hold    every required sink has acknowledged the event          -> 250, nothing is left to do
+
+A recipient that cannot share the one SMTP reply with those before it gets 452 4.5.3, so that the sender comes again for him (design 1.3).
+LMTP has a reply for each and needs no such thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from postbus import telemetry
+from postbus.bridge.routing import Match
+from postbus.bridge.spool import Slot, SpoolFailed, SpoolFault, SpoolFull, slots_of
+from postbus.event import ids
+from postbus.event.mail import Auth, Client, Mail, Recipient, Tls
+from postbus.server.body import Body
+from postbus.server.envelope import Envelope
+from postbus.server.session import Session
+from postbus.sinks import Outcome, Rejected, Sent
+from postbus.smtp import replies
+from postbus.smtp.replies import Reply
+
+UNKNOWN_RECIPIENT = Reply(550, "No such recipient here", "5.1.1")
+NOT_NOW = Reply(451, "Cannot take mail for this recipient now, try again later", "4.3.0")
+NO_ROOM = Reply(452, "Insufficient system storage, try again later", "4.3.1")  # RFC 5321 s4.2.3
+SEPARATELY = Reply(452, "Send this recipient in a transaction of its own", "4.5.3")
+TRY_LATER = Reply(451, "Message not accepted, try again later", "4.3.0")
+REFUSED = Reply(554, "Message refused by its destination", "5.3.0")
+
+NULL_SENDER = "<>"
+"""How handlers see the null reverse-path (aiosmtpd's spelling); an event says ``""``."""
+
+
+class Keeper(Protocol):
+    """The spool, as intake needs it."""
+
+    def gate(self) -> str | None:
+        """Return why nothing is taken now, or ``None``."""
+
+    async def commit(self, mail: Mail, slots: Sequence[Slot], body: Body) -> object:
+        """Return once *mail* is durable. Raises SpoolFull or SpoolFailed."""
+
+    async def bury(self, mail: Mail, slots: Sequence[Slot], body: Body, why: Sequence[str]) -> object:
+        """Keep *mail*'s *slots* as dead letters, each with its reason; return once that is durable. Raises as ``commit``."""
+
+
+class Courier(Protocol):
+    """Delivery while the sender waits."""
+
+    def down(self, sinks: Sequence[str]) -> str | None:
+        """Return the name of a sink of *sinks* that is known to be away, or ``None``."""
+
+    async def deliver_now(self, mail: Mail, body: Body, deadline_s: float) -> Sequence[Outcome]:
+        """Return what became of each recipient's event, in order, within *deadline_s*."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What intake is told once.
+
+    Attributes:
+        source: CloudEvents source of every event.
+        hold_timeout_s: how long the sinks may take while a sender waits; below the listener's answer timeout.
+        in_flight_max_octets: recipients x size of all messages held at once.
+    """
+
+    source: str
+    hold_timeout_s: float = 25.0
+    in_flight_max_octets: int = 256 * 1024 * 1024
+
+
+class PublishingHandler:
+    """Routes recipients and accepts messages. One for all listeners.
+
+    Args:
+        route: asks the routing table of the moment, so that a reload needs no new handler.
+        terms: see ``Terms``.
+        courier: for routes that hold; keeper: for routes that spool, ``None`` when there is no such route.
+        now_ms: the wall clock; random: gives so many random octets.
+    """
+
+    def __init__(
+        self,
+        *,
+        route: Callable[[str], Match | None],
+        terms: Terms,
+        courier: Courier,
+        keeper: Keeper | None,
+        now_ms: Callable[[], int],
+        random: Callable[[int], bytes],
+    ) -> None:
+        self._route = route
+        self._terms = terms
+        self._courier = courier
+        self._keeper = keeper
+        self._now_ms = now_ms
+        self._random = random
+        self._in_flight_octets = 0
+
+    @property
+    def in_flight_octets(self) -> int:
+        """Recipients x size of the messages whose senders wait now."""
+        return self._in_flight_octets
+
+    def handle_MAIL(self, server: object, session: Session, envelope: Envelope, address: str, options: list[str]) -> Reply:
+        """Take the sender. What it may send is decided per recipient."""
+        envelope.mail_from = address
+        envelope.mail_options.extend(options)
+        return replies.SENDER_OK
+
+    def handle_RCPT(self, server: object, session: Session, envelope: Envelope, address: str, options: list[str]) -> Reply:
+        """Route the recipient, or say why not."""
+        match = self._route(address)
+        if match is None:
+            telemetry.recipient_refused(session=session.id, recipient=address, route="", code=UNKNOWN_RECIPIENT.code)
+            return UNKNOWN_RECIPIENT
+        matches = _matches(envelope)
+        declared_octets = _declared_octets(envelope)
+        refusal = self._fault(match, (declared_octets or 0) * (len(matches) + 1))
+        if refusal is None and match.message_max_octets is not None and (declared_octets or 0) > match.message_max_octets:
+            refusal = replies.TOO_BIG
+        if refusal is None and not session.lmtp and matches and not _share_a_reply(matches[0], match, declared_octets):
+            refusal = SEPARATELY
+        if refusal is not None:
+            telemetry.recipient_refused(session=session.id, recipient=address, route=match.route, code=refusal.code)
+            return refusal
+        envelope.rcpt_tos.append(address)
+        envelope.rcpt_options.extend(options)
+        matches.append(match)
+        return replies.RECIPIENT_OK
+
+    async def handle_DATA(self, server: object, session: Session, envelope: Envelope) -> list[Reply]:
+        """Accept the message, or not: one reply per recipient."""
+        body, matches = envelope.body, _matches(envelope)
+        assert body is not None, "the listener calls handle_DATA with a body"
+        outcome: list[Reply | None] = [
+            replies.TOO_BIG if match.message_max_octets is not None and body.size_octets > match.message_max_octets else None for match in matches
+        ]
+        if not session.lmtp and any(outcome):  # the one reply refuses all or none: a dead letter instead would be a promise broken after 250
+            return [replies.TOO_BIG] * len(matches)
+        mail = self._mail(session, envelope, body, matches)
+        spooled = [index for index, match in enumerate(matches) if outcome[index] is None and match.acceptance == "spool"]
+        held = [index for index, match in enumerate(matches) if outcome[index] is None and match.acceptance == "hold"]
+        if held:
+            said = await self._hold(_part(mail, held), body, alone=not session.lmtp)
+            for index, reply in zip(held, said, strict=True):
+                outcome[index] = reply
+        if spooled:  # last: the spool may take the body's file for itself
+            reply = await self._spool(_part(mail, spooled), body)
+            for index in spooled:
+                outcome[index] = reply
+        said_all = [reply for reply in outcome if reply is not None]
+        telemetry.message_answered(
+            listener=mail.listener,
+            session=session.id,
+            transaction=mail.id,
+            mail_from=mail.mail_from,
+            recipients=[(recipient.address, recipient.route, reply.code) for recipient, reply in zip(mail.recipients, said_all, strict=True)],
+            mode="hold" if held else "spool",
+            size_octets=mail.size_octets,
+            seconds=(self._now_ms() - mail.received_ms) / 1000,
+        )
+        return said_all
+
+    def _fault(self, match: Match, octets: int) -> Reply | None:
+        """Return why *match* cannot be promised now: a fault of ours, so never 5xx (design 1.6)."""
+        if match.acceptance == "spool":
+            return NO_ROOM if self._keeper is None or self._keeper.gate() is not None else None
+        if self._courier.down(match.sinks) is not None:
+            return NOT_NOW
+        return NO_ROOM if self._in_flight_octets + octets > self._terms.in_flight_max_octets else None
+
+    async def _spool(self, mail: Mail, body: Body) -> Reply:
+        """Make *mail* durable; the dispatcher delivers it."""
+        assert self._keeper is not None, "a spool route was refused at RCPT without a spool"
+        try:
+            await self._keeper.commit(mail, slots_of(mail), body)
+        except SpoolFull:
+            return NO_ROOM
+        except SpoolFailed:
+            return TRY_LATER
+        return _accepted(mail)
+
+    async def _hold(self, mail: Mail, body: Body, *, alone: bool) -> list[Reply]:
+        """Deliver *mail* now and return one reply per recipient. *alone*: they share one reply (SMTP)."""
+        octets = body.size_octets * len(mail.recipients)
+        if self._in_flight_octets + octets > self._terms.in_flight_max_octets and self._in_flight_octets > 0:
+            return [NO_ROOM] * len(mail.recipients)  # a message larger than the whole budget goes alone rather than never
+        self._in_flight_octets += octets
+        try:
+            outcomes = await self._courier.deliver_now(mail, body, self._terms.hold_timeout_s)
+        finally:
+            self._in_flight_octets -= octets
+        said = [_reply(outcome, mail) for outcome in outcomes]
+        if alone and any(reply.code < 300 for reply in said) and any(reply.code >= 500 for reply in said):
+            return await self._half_refused(mail, body, outcomes, said)
+        return said
+
+    async def _half_refused(self, mail: Mail, body: Body, outcomes: Sequence[Outcome], said: list[Reply]) -> list[Reply]:
+        """Keep what was refused as dead letters, since the one reply will be 250; without a spool to keep it in, ask for the mail again."""
+        refused = {index: outcome.why for index, outcome in enumerate(outcomes) if isinstance(outcome, Rejected)}
+        lost = _part(mail, list(refused))
+        slots = [slot for slot in slots_of(lost) if slot.required]
+        if self._keeper is not None:
+            try:
+                await self._keeper.bury(lost, slots, body, [list(refused.values())[slot.recipient] for slot in slots])
+            except SpoolFault:
+                pass
+            else:
+                return said
+        return [TRY_LATER if index in refused else reply for index, reply in enumerate(said)]
+
+    def _mail(self, session: Session, envelope: Envelope, body: Body, matches: Sequence[Match]) -> Mail:
+        """Write down everything the events will say beside the body."""
+        now_ms = self._now_ms()
+        mail_from = "" if envelope.mail_from in {None, NULL_SENDER} else str(envelope.mail_from)
+        sha256 = body.sha256()
+        recipients = tuple(
+            self._recipient(now_ms, mail_from, sha256, index, address, match, params)
+            for index, (address, match, params) in enumerate(zip(envelope.rcpt_tos, matches, envelope.rcpt_params, strict=True))
+        )
+        tls = session.tls
+        return Mail(
+            id=ids.uuid7(now_ms, self._random(ids.RANDOM_OCTETS)),
+            source=self._terms.source,
+            received_ms=now_ms,
+            listener=session.listener,
+            protocol=session.protocol,
+            client=_client(session),
+            mail_from=mail_from,
+            params=envelope.mail_params,
+            smtputf8=envelope.smtp_utf8,
+            size_octets=body.size_octets,
+            sha256=sha256,
+            recipients=recipients,
+            tls=None if tls is None else Tls(tls.version, tls.cipher, tls.client_cert_subject),
+            auth=Auth("", str(session.auth_data)) if session.authenticated else None,
+            defects=tuple((defect, "") for defect in envelope.defects),
+            traceparent=session.traceparent,
+        )
+
+    def _recipient(
+        self, now_ms: int, mail_from: str, sha256: str, index: int, address: str, match: Match, params: dict[str, str | None]
+    ) -> Recipient:
+        normalized = ids.normalize(address)
+        return Recipient(
+            event_id=ids.uuid7(now_ms, self._random(ids.RANDOM_OCTETS)),
+            address=address,
+            normalized=normalized,
+            index=index,
+            params=params,
+            route=match.route,
+            pattern=match.pattern,
+            tag=match.tag,
+            captures=match.captures,
+            mode=match.mode,
+            sinks=match.sinks,
+            best_effort=match.best_effort,
+            event_max_octets=match.event_max_octets,
+            partition_key=ids.partition_key(normalized),
+            dedupe_key=ids.dedupe_key(mail_from, normalized, sha256),
+        )
+
+
+def _share_a_reply(first: Match, match: Match, declared_octets: int | None) -> bool:
+    """Say whether one reply can be true of both: the same promise, and the same verdict about the size."""
+    if "hold" in (first.acceptance, match.acceptance) and (first.acceptance != match.acceptance or set(first.sinks) != set(match.sinks)):
+        return False
+    if first.message_max_octets == match.message_max_octets:
+        return True
+    return declared_octets is not None  # both limits were held against it at RCPT
+
+
+def _matches(envelope: Envelope) -> list[Match]:
+    """Return the routes of *envelope*'s accepted recipients, in order. They are kept on it, so they end with the transaction."""
+    matches: list[Match] = vars(envelope).setdefault("matches", [])
+    return matches
+
+
+def _declared_octets(envelope: Envelope) -> int | None:
+    """Return MAIL's SIZE= (RFC 1870), which the engine has checked to be a number."""
+    size = envelope.mail_params.get("SIZE")
+    return int(size) if size else None
+
+
+def _client(session: Session) -> Client:
+    peer = session.peer
+    if isinstance(peer, tuple) and len(peer) > 1:
+        return Client(ip=str(peer[0]), port=int(peer[1]), helo=session.host_name)
+    return Client(ip="", port=0, helo=session.host_name)
+
+
+def _part(mail: Mail, indexes: Sequence[int]) -> Mail:
+    """Return *mail* with only these of its recipients; their ``index`` stays what it was in the transaction."""
+    if len(indexes) == len(mail.recipients):
+        return mail
+    return replace(mail, recipients=tuple(mail.recipients[index] for index in indexes))
+
+
+def _accepted(mail: Mail) -> Reply:
+    return Reply(250, f"Ok: {mail.id}", "2.0.0")
+
+
+def _reply(outcome: Outcome, mail: Mail) -> Reply:
+    """Return what the sender is told of *outcome*; the reason stays with us (design 1.1)."""
+    if isinstance(outcome, Sent):
+        return _accepted(mail)
+    return REFUSED if isinstance(outcome, Rejected) else TRY_LATER
