@@ -14,6 +14,7 @@ own closed sets, never from a peer.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from traceback import format_exception
 
 from postbus.telemetry.lines import LOG
