@@ -206,3 +206,11 @@ def test_restart_on_change_follows_the_configuration_alone() -> None:
     assert pod() == pod(service={"type": "LoadBalancer"})
     assert pod() != pod(config={"source": "/a"})
     assert render({"config": {"source": "/a"}}).pod() == render({"config": {"source": "/b"}}).pod()
+
+
+def test_notes_say_where_mail_comes_in_and_goes() -> None:
+    """After an installation the operator reads each Service's name, each route, and what would lose mail."""
+    webhook, trial = render(CASES["webhook"]).notes(), render(CASES["trial"]).notes()
+    assert "lmtp: hooks.mail.svc:24" in webhook
+    assert "orders: orders@example.org -> orders (hold)" in webhook
+    assert ("WARNING" in webhook, "WARNING" in trial) == (False, True)

@@ -109,6 +109,14 @@ def listener(address: str, **more: object) -> Tree:
             {"config": {"routes": [{"name": "all", "match": ["*"], "sinks": ["events"], "acceptance": "spool"}]}},
             id="a route's spool without a volume",
         ),
+        pytest.param("config.spool.max_octets", {"config": {"spool": {"max_octets": 1_900_000_000}}}, id="spool larger than its emptyDir"),
+        pytest.param("config.spool.max_octets", {"persistence": {"enabled": True, "size": "1500M"}}, id="spool larger than its volume"),
+        pytest.param("config.spool.max_octets", {"config": {"spool": {"max_octets": None}}}, id="the application's own bound"),
+        pytest.param(
+            "resources.limits.ephemeral-storage",
+            {"resources": {"limits": {"ephemeral-storage": "1Gi"}}},
+            id="evicted before the spool is full",
+        ),
         pytest.param("terminationGracePeriodSeconds", {"terminationGracePeriodSeconds": 144}, id="killed while draining"),
         pytest.param("tls.existingSecret", {"tls": {"existingSecret": "mx"}}, id="certificate nobody uses"),
         pytest.param(

@@ -65,3 +65,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "postbus.leastGraceSeconds" -}}
 {{- add .Values.preStopSleepSeconds (include "postbus.drainSeconds" . | float64 | ceil | int) 15 -}}
 {{- end -}}
+
+{{/* A quantity such as 10Gi or 500M in octets. */}}
+{{- define "postbus.octets" -}}
+{{- $factors := dict "" 1 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 -}}
+{{- $number := regexFind "^[0-9.]+" (toString .) -}}
+{{- mulf (float64 $number) (get $factors (trimPrefix $number (toString .)) | default 1 | float64) | int64 -}}
+{{- end -}}

@@ -85,6 +85,18 @@ Each check that fails adds a line: the path, what is wrong, what would be right.
 {{- end -}}
 {{- end -}}
 
+{{- /* The kubelet evicts a pod whose emptyDir is too full, and a full volume stops deliveries: the spool has to stop before that. */ -}}
+{{- $room := ternary .Values.persistence.size .Values.ephemeralSpool.sizeLimit .Values.persistence.enabled -}}
+{{- $roomPath := ternary "persistence.size" "ephemeralSpool.sizeLimit" .Values.persistence.enabled -}}
+{{- $most := $config.spool.max_octets | default 8589934592 | int64 -}}
+{{- if gt (add $most 268435456) (include "postbus.octets" $room | int64) -}}
+{{- $wrong = append $wrong (printf "config.spool.max_octets: %d and 256 MiB for logs do not fit into %s (%s); lower one or raise the other" $most $roomPath (toString $room)) -}}
+{{- end -}}
+{{- $storage := index (.Values.resources.limits | default dict) "ephemeral-storage" -}}
+{{- if and $storage (not .Values.persistence.enabled) (lt (include "postbus.octets" $storage | int64) (include "postbus.octets" $room | int64)) -}}
+{{- $wrong = append $wrong (printf "resources.limits.ephemeral-storage: %s is less than ephemeralSpool.sizeLimit (%s); the pod would be evicted before its spool is full" (toString $storage) (toString $room)) -}}
+{{- end -}}
+
 {{- $least := include "postbus.leastGraceSeconds" . | int -}}
 {{- with .Values.terminationGracePeriodSeconds -}}
 {{- if lt (int .) $least -}}
