@@ -6,8 +6,11 @@ name, ``redacted`` and ``schema`` are what the sidecar shows.
 
 from __future__ import annotations
 
+from postbus.config.check import check
 from postbus.config.finding import ConfigurationError, Finding
 from postbus.config.load import Loaded, load
+from postbus.config.manual import manual, schema
+from postbus.config.redact import redacted
 from postbus.config.tree import Settings
 
-__all__ = ["ConfigurationError", "Finding", "Loaded", "Settings", "load"]
+__all__ = ["ConfigurationError", "Finding", "Loaded", "Settings", "check", "load", "manual", "redacted", "schema"]

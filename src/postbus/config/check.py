@@ -1,0 +1,287 @@
+"""What no single setting can know: whether names are defined, addresses free of each other, files readable, certificates in time.
+
+One function per part of the tree, each yielding findings; nothing here touches the network. An error keeps postbus from
+starting, a warning is for ``postbus check`` and the log.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path as FilePath
+
+from postbus.bridge.patterns import Pattern, PatternError, compile_pattern
+from postbus.bridge.routing import Router
+from postbus.bridge.settings import RouteSettings
+from postbus.config import certificates
+from postbus.config.finding import ConfigurationError, Finding, Path, quoted
+from postbus.config.load import Loaded
+from postbus.config.tree import Settings
+from postbus.config.wording import nearest
+from postbus.server.settings import ListenerSettings, address_of
+from postbus.sinks.settings import ClientTls, FileSettings, KafkaSettings, Secret, SecretMissingError, SinkSettings, WebhookSettings
+
+EXPIRY_WARNING_S = 14 * 86_400
+"""cert-manager renews 30 days before the end by default: with 14 left, renewal has failed for a while."""
+
+SIGNING_KEY_OCTETS = range(24, 65)
+"""Standard Webhooks 1.0.0: a symmetric key of 24 to 64 octets, base64 behind ``whsec_``."""
+
+_PROBE_OCTETS = 1 << 30
+
+Trouble = tuple[Path, str, str]
+"""Where, what is wrong, what would be right."""
+
+
+def check(known: Loaded | ConfigurationError, now_s: float | None = None) -> list[Finding]:
+    """Return every finding about *known*, errors first: the ones loading ended with, or those that need the whole tree.
+
+    Args:
+        known: what ``load`` returned or raised.
+        now_s: seconds since the Unix epoch, for certificates; the clock's unless given.
+    """
+    if isinstance(known, ConfigurationError):
+        return list(known.findings)
+    settings, now_s = known.settings, time.time() if now_s is None else now_s
+    errors: Sequence[Callable[[Settings], Iterable[Trouble]]] = (
+        _route_names, _route_sinks, _route_patterns, _hold_routes, _required_for_ready, _addresses, _listener_tls, _sink_files, _folders,
+    )  # fmt: skip
+    warnings: Sequence[Callable[[Settings], Iterable[Trouble]]] = (
+        _never_reached, _postmaster, _unused_sinks, _times, partial(_expiring, now_s=now_s),
+    )  # fmt: skip
+    found = [known.origins.finding("error", *trouble) for look in errors for trouble in look(settings)]
+    found += [known.origins.finding("warning", *trouble) for look in warnings for trouble in look(settings)]
+    return found
+
+
+def _route_names(settings: Settings) -> Iterator[Trouble]:
+    first: dict[str, int] = {}
+    for index, route in enumerate(settings.routes):
+        if route.name in first:
+            yield ("routes", index, "name"), f"routes[{first[route.name]}] has the name {quoted(route.name)} too", "give each its own"
+        first.setdefault(route.name, index)
+
+
+def _route_sinks(settings: Settings) -> Iterator[Trouble]:
+    for index, route in enumerate(settings.routes):
+        for field, names in (("sinks", route.sinks), ("best_effort", route.best_effort)):
+            for position, name in enumerate(names):
+                path: Path = ("routes", index, field, position)
+                if name not in settings.sinks:
+                    yield path, f"there is no sink {quoted(name)}", _which(name, settings)
+                elif name in names[:position]:
+                    yield path, f"the sink {quoted(name)} is named twice", "name it once"
+                elif field == "best_effort" and name in route.sinks:
+                    yield path, f"the sink {quoted(name)} is required already", "name it in `sinks` or in `best_effort`"
+
+
+def _required_for_ready(settings: Settings) -> Iterator[Trouble]:
+    for position, name in enumerate(settings.require_sink):
+        if name not in settings.sinks:
+            yield ("require_sink", position), f"there is no sink {quoted(name)}", _which(name, settings)
+
+
+def _which(name: str, settings: Settings) -> str:
+    near = nearest(name, list(settings.sinks))
+    return f"did you mean {near}?" if near else f"define it under `sinks`, or use {', '.join(settings.sinks)}"
+
+
+def _patterns(settings: Settings) -> Iterator[tuple[Path, RouteSettings, Pattern | PatternError]]:
+    for index, route in enumerate(settings.routes):
+        for position, text in enumerate(route.match):
+            path: Path = ("routes", index, "match", position)
+            try:
+                yield path, route, compile_pattern(text, tags=route.tags)
+            except PatternError as error:
+                yield path, route, error
+
+
+def _route_patterns(settings: Settings) -> Iterator[Trouble]:
+    for path, _, pattern in _patterns(settings):
+        if isinstance(pattern, PatternError):
+            yield path, pattern.message, pattern.remedy
+
+
+def _never_reached(settings: Settings) -> Iterator[Trouble]:
+    everyone: Path | None = None
+    seen: dict[tuple[str, str, bool], str] = {}
+    for path, route, pattern in _patterns(settings):
+        if isinstance(pattern, PatternError):
+            continue
+        if everyone is not None:
+            yield path, f"no recipient gets here: {quoted('*')} in routes[{everyone[1]}] takes everyone", "put this route before it"
+            return
+        identity = (pattern.kind, pattern.key or pattern.text, pattern.untagged)
+        if identity in seen and pattern.kind in {"exact", "domain"}:
+            yield path, f"no recipient gets here: the route {quoted(seen[identity])} has the same pattern", "remove one of them"
+        seen.setdefault(identity, route.name)
+        everyone = path if pattern.kind == "everyone" else None
+
+
+def durable(sink: SinkSettings) -> bool:
+    """Say whether an event this sink has acknowledged survives the loss of our process."""
+    return not isinstance(sink, FileSettings) or (sink.path != "-" and sink.fsync)
+
+
+def _hold_routes(settings: Settings) -> Iterator[Trouble]:
+    for index, route in enumerate(settings.routes):
+        sinks = [settings.sinks[name] for name in route.sinks if name in settings.sinks]
+        if (route.acceptance or settings.acceptance) == "hold" and sinks and not any(map(durable, sinks)):
+            said = f"the route {quoted(route.name)} holds mail for sinks that keep nothing: {', '.join(route.sinks)}"
+            yield ("routes", index, "sinks"), said, "require a Kafka, webhook or fsynced file sink, or set acceptance to spool"
+
+
+@dataclass(frozen=True, slots=True)
+class _AnySink:
+    event_max_octets: int = _PROBE_OCTETS
+    octets: bool = True
+
+
+def _postmaster(settings: Settings) -> Iterator[Trouble]:
+    patterns = [pattern for _, _, pattern in _patterns(settings)]
+    names = {name for route in settings.routes for name in route.sinks}
+    if any(isinstance(pattern, PatternError) for pattern in patterns):
+        return
+    router = Router(settings.routes, dict.fromkeys(names, _AnySink()))
+    domains = dict.fromkeys(
+        pattern.key.rpartition("@")[2] for pattern in patterns if isinstance(pattern, Pattern) and pattern.key not in {"", "postmaster"}
+    )
+    missing = [address for address in ("postmaster", *(f"postmaster@{domain}" for domain in domains)) if router.match(address) is None]
+    if missing:
+        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        remedy = "mail to postmaster must be taken (RFC 5321 s4.5.1): add a route with match: [postmaster, postmaster@*]"
+        yield ("routes",), f"no route takes {shown}", remedy
+
+
+def _unused_sinks(settings: Settings) -> Iterator[Trouble]:
+    used = {name for route in settings.routes for name in (*route.sinks, *route.best_effort)}
+    for name in settings.sinks:
+        if name not in used:
+            yield ("sinks", name), "no route leads here", "name it in a route's `sinks` or `best_effort`, or remove it"
+
+
+def _addresses(settings: Settings) -> Iterator[Trouble]:
+    taken: dict[object, str] = {}
+    places: list[tuple[Path, str]] = [(("listeners", name, "address"), listener.address) for name, listener in settings.listeners.items()]
+    if settings.sidecar.enabled:
+        places.append((("sidecar", "address"), settings.sidecar.address))
+    for path, text in places:
+        address = address_of(text)
+        if isinstance(address, tuple) and address[1] == 0:
+            continue  # port 0 is any free port, each time another
+        if address in taken:
+            yield path, f"{text} is taken by {taken[address]}", "give each its own port"
+        taken.setdefault(address, ".".join(map(str, path[:-1])))
+
+
+def _tls_listeners(settings: Settings) -> Iterator[tuple[str, ListenerSettings, certificates.Verdict]]:
+    for name, listener in settings.listeners.items():
+        if listener.tls.mode != "none" and listener.tls.certificate is not None:
+            yield name, listener, certificates.look(listener.tls.certificate, listener.tls.key)
+
+
+def _listener_tls(settings: Settings) -> Iterator[Trouble]:
+    for name, listener, verdict in _tls_listeners(settings):
+        if verdict.trouble:
+            yield ("listeners", name, "tls", verdict.at), verdict.trouble, verdict.remedy
+        unreadable = certificates.trouble_reading(listener.tls.client_ca) if listener.tls.client_ca else None
+        if unreadable:
+            yield ("listeners", name, "tls", "client_ca"), *unreadable
+
+
+def _expiring(settings: Settings, now_s: float) -> Iterator[Trouble]:
+    for name, _, verdict in _tls_listeners(settings):
+        left_s = verdict.expires_s - now_s if verdict.expires_s is not None else None
+        if left_s is not None and left_s < EXPIRY_WARNING_S:
+            days = max(int(left_s // 86_400), 0)
+            yield ("listeners", name, "tls", "certificate"), f"the certificate ends in {days} days", "renew it"
+
+
+def _sink_files(settings: Settings) -> Iterator[Trouble]:
+    for name, sink in settings.sinks.items():
+        match sink:
+            case KafkaSettings(tls=tls, sasl=sasl):
+                yield from _client_tls(("sinks", name, "tls"), tls)
+                yield from _secret(("sinks", name, "sasl", "password"), sasl.password if sasl else None)
+            case WebhookSettings():
+                yield from _client_tls(("sinks", name, "tls"), sink.tls)
+                yield from _secret(("sinks", name, "authorization"), sink.authorization)
+                for index, secret in enumerate(sink.signing_secrets):
+                    yield from _secret(("sinks", name, "signing_secrets", index), secret, _signing_trouble)
+            case FileSettings():
+                if sink.path != "-":
+                    yield from _folder(("sinks", name, "path"), FilePath(sink.path).parent)
+    if settings.sidecar.token_file is not None:
+        unreadable = certificates.trouble_reading(settings.sidecar.token_file)
+        if unreadable:
+            yield ("sidecar", "token_file"), *unreadable
+    elif settings.sidecar.token_env is not None and not os.environ.get(settings.sidecar.token_env):
+        yield ("sidecar", "token_env"), f"the environment variable {settings.sidecar.token_env} is not set", "set it, or use token_file"
+
+
+def _client_tls(path: Path, tls: ClientTls | None) -> Iterator[Trouble]:
+    files: Mapping[str, FilePath | None] = {"ca": tls.ca, "certificate": tls.certificate, "key": tls.key} if tls else {}
+    for field, file in files.items():
+        unreadable = certificates.trouble_reading(file) if file else None
+        if unreadable:
+            yield (*path, field), *unreadable
+
+
+def _secret(path: Path, secret: Secret | None, judge: Callable[[str], tuple[str, str] | None] | None = None) -> Iterator[Trouble]:
+    if secret is None:
+        return
+    try:
+        text = secret.read()
+    except SecretMissingError as error:
+        yield path, str(error), "mount the file or set the variable; it must not be empty"
+        return
+    trouble = judge(text) if judge else None
+    if trouble:
+        yield path, *trouble
+
+
+def _signing_trouble(text: str) -> tuple[str, str] | None:
+    remedy = "write whsec_ and base64 of 24 to 64 random octets: echo whsec_$(head -c 32 /dev/urandom | base64)"
+    try:
+        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+    except (binascii.Error, ValueError):
+        return "the signing secret is not base64", remedy
+    return None if len(key) in SIGNING_KEY_OCTETS else (f"the signing secret has {len(key)} octets", remedy)
+
+
+def _folders(settings: Settings) -> Iterator[Trouble]:
+    yield from _folder(("spool", "folder"), settings.spool.folder, made=True)
+    for name, listener in settings.listeners.items():
+        address = address_of(listener.address)
+        if isinstance(address, FilePath):
+            yield from _folder(("listeners", name, "address"), address.parent)
+
+
+def _folder(path: Path, folder: FilePath, *, made: bool = False) -> Iterator[Trouble]:
+    """Yield what keeps us from writing in *folder*, which we make if it is missing where *made* says so."""
+    nearest_one = folder
+    while made and not nearest_one.exists() and nearest_one != nearest_one.parent:
+        nearest_one = nearest_one.parent
+    if not nearest_one.exists():
+        yield path, f"the folder {folder} does not exist", "make it, or mount a volume there"
+    elif not nearest_one.is_dir():
+        yield path, f"{nearest_one} is not a folder", "name a folder"
+    elif not os.access(nearest_one, os.W_OK | os.X_OK):
+        yield path, f"the folder {nearest_one} cannot be written by user {os.getuid()}", "change its owner, or fsGroup on Kubernetes"
+
+
+def _times(settings: Settings) -> Iterator[Trouble]:
+    holds = any((route.acceptance or settings.acceptance) == "hold" for route in settings.routes)
+    for name, listener in settings.listeners.items():
+        answer_s, drain_s = listener.timeouts.answer_timeout_s, settings.drain_timeout_s
+        if answer_s >= drain_s:
+            path: Path = ("listeners", name, "timeouts", "answer_timeout_s")
+            yield path, f"{answer_s:g} s is not below drain_timeout_s, {drain_s:g} s", "lower it: a drain would cut answers off"
+        if holds and settings.hold.timeout_s >= answer_s:
+            said = f"{settings.hold.timeout_s:g} s is not below the answer_timeout_s of listener {quoted(name)}, {answer_s:g} s"
+            yield ("hold", "timeout_s"), said, "lower it: the sender would be answered 451 before the sinks are"
