@@ -214,26 +214,27 @@ def _run(words: list[_Word]) -> _Word:
 def base64_of(octets: bytes) -> tuple[bytes, bool]:
     """Return base64 *octets* decoded as far as they make sense, and whether they were whole.
 
-    Octets outside the alphabet are skipped (RFC 2045 s6.8), missing padding is supplied, one stray character at the end
-    is dropped, and so is what follows the padding.
+    Decoding stops at a line with octets outside the alphabet, since list servers append their footers in clear; within
+    a single line such octets are skipped (RFC 2045 s6.8). What follows the padding is dropped, missing padding is
+    supplied, one stray character at the end is dropped.
     """
     try:
         return a2b_base64(octets, strict_mode=True), True
     except Error:
         pass
-    head, _, rest = octets.partition(b"=")
+    foreign = _FOREIGN.search(octets)
+    lines = octets if foreign is None else octets[: octets.rfind(b"\n", 0, foreign.start()) + 1] or octets
+    head, _, rest = lines.partition(b"=")
     digits = head.translate(None, _NOT_BASE64)
     padding = -len(digits) % 4
-    whole = (
-        padding < 3
-        and len(rest.translate(None, b"\r\n \t")) == max(padding - 1, 0)
-        and len(digits) == len(head.translate(None, b"\r\n \t"))
-    )
+    rest = rest.translate(None, b"\r\n \t")
+    whole = foreign is None and padding < 3 and rest == b"="[: max(padding - 1, 0)] and (padding > 0) == (b"=" in lines)
     if padding == 3:
         digits, padding = digits[:-1], 0
     return a2b_base64(digits + b"=" * padding), whole
 
 
+_FOREIGN = re.compile(rb"[^A-Za-z0-9+/=\s]")
 _NOT_BASE64 = bytes(set(range(256)) - set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"))
 
 

@@ -287,3 +287,49 @@ def dead_letter_dropped(*, sink: str, event: str) -> None:
 
 def _traceback(error: BaseException) -> str:
     return "".join(format_exception(error))
+
+# --- parsing
+
+
+def mail_parsed(*, place: str, outcome: str, seconds: float) -> None:
+    """A message was parsed, or not: ``place`` process, worker or none; ``outcome`` parsed or the code of the defect."""
+    _count("postbus_parses_total", place, outcome)
+    _observe("postbus_parse_seconds", seconds, place)
+
+
+def parser_ended(*, reason: str, detail: str) -> None:
+    """A parser process ended: ``worn`` (it did its share), ``timeout``, ``died``, ``abandoned``; or there was none: ``unavailable``."""
+    _count("postbus_parsers_ended_total", reason)
+    _log("info" if reason == "worn" else "warning", "parser.ended", reason=reason, detail=detail)
+
+
+def delivery_attempted(*, sink: str, outcome: str, seconds: float) -> None:
+    """One attempt to deliver an event ended: ``sent``, ``retry`` or ``rejected``."""
+    _count("postbus_deliveries_total", sink, outcome)
+    _observe("postbus_delivery_seconds", seconds, sink)
+
+
+def delivery_done(*, sink: str, lag_s: float) -> None:
+    """A sink has an event; *lag_s* since its message was accepted."""
+    _observe("postbus_delivery_lag_seconds", lag_s, sink)
+
+
+def delivery_deferred(*, sink: str, event: str, attempt: int, why: str) -> None:
+    """An event failed by itself and steps aside."""
+    _log("warning", "delivery.deferred", sink=sink, event_id=event, attempt=attempt, why=why)
+
+
+def delivery_given_up(*, sink: str, event: str, reason: str, why: str, kept: bool) -> None:
+    """An event will not be tried again: ``rejected``, ``attempts``, ``age``, ``crowded``; *kept* as a dead letter, or best effort."""
+    _count("postbus_dead_letters_total" if kept else "postbus_best_effort_dropped_total", sink, reason)
+    _log("error" if kept else "warning", "delivery.dead" if kept else "delivery.dropped", sink=sink, event_id=event, reason=reason, why=why)
+
+
+def sink_paused(*, sink: str, why: str, pause_s: float, failures: int) -> None:
+    """A sink is down: its queue pauses."""
+    _log("warning", "sink.paused", sink=sink, why=why, pause_s=round(pause_s, 3), failures=failures)
+
+
+def sink_resumed(*, sink: str, failures: int) -> None:
+    """A sink answers again."""
+    _log("info", "sink.resumed", sink=sink, failures=failures)

@@ -1,0 +1,197 @@
+"""Where mail is parsed: small plain mail here and at once, everything else in processes that may die of it.
+
+A message that ends its parser, or takes too long or too much, is published raw with a defect that says so; it is never
+parsed in this process. Small plain mail waits for nobody: hostile mail queues for the parser processes alone. These are
+fresh interpreters talking over pipes, not forks: a fork of a process with threads and a warm heap is neither safe nor
+small.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from contextlib import suppress
+from pathlib import Path
+from time import perf_counter
+
+from postbus import telemetry
+from postbus.bridge import parsing_worker
+from postbus.bridge.parsing_settings import ParsingSettings
+from postbus.event import mime, parsed
+from postbus.event.parsed import Defect, Parsed
+
+_MODULE = "postbus.bridge.parsing_worker"
+_HEAD_OCTETS = 9
+_ANSWER_SLACK_OCTETS = 64 * 1024 * 1024
+"""An answer holds the contents asked for and texts that are bounded; one far beyond comes from a process that has lost its mind."""
+
+_LAST_MOMENT_S = 1.0
+_ATTEMPTS_MAX = 2
+"""A parser killed from outside (out of memory, an operator) says nothing about its mail: another one tries, once."""
+
+_EXPECTED_DEATHS = {-signal.SIGXCPU: Defect("parser.timeout", None, "CPU time")}
+
+
+class Parser:
+    """Parses mail. Make one per process of ours; ``start`` costs nothing, parser processes start when first needed."""
+
+    def __init__(self, settings: ParsingSettings | None = None) -> None:
+        self._settings = settings or ParsingSettings()
+        self._free = asyncio.Semaphore(self._settings.workers)
+        self._workers: set[_Worker] = set()
+        self._idle: list[_Worker] = []
+        self._stopped = False
+
+    async def start(self) -> None:
+        """Be ready."""
+
+    async def parse(self, body: bytes | Path, size_octets: int, *, inline_max_octets: int = mime.INLINE_MAX_OCTETS) -> Parsed:
+        """Return *body* taken apart, or the verdict that it is to be published raw (``readable`` false). Takes bounded time.
+
+        Args:
+            body: the message, or the file that holds it (which is then never read here).
+            size_octets: its size.
+            inline_max_octets: how much of attachments' contents to keep, as base64; see ``mime.parse``. The largest event
+                any recipient's sinks carry is the natural choice.
+
+        Raises:
+            FileNotFoundError: the file is gone.
+        """
+        started = perf_counter()
+        place = "process"
+        if isinstance(body, bytes) and size_octets <= mime.SIMPLE_MAX_OCTETS:
+            verdict = mime.guard(body)
+            if verdict.way == "simple":
+                found = mime.parse(body, inline_max_octets=inline_max_octets)
+            elif verdict.way == "raw":
+                place, found = "none", parsed.unreadable(*verdict.defects)
+            else:
+                place, found = "worker", await self._parse_apart(body, inline_max_octets)
+        else:
+            place, found = "worker", await self._parse_apart(body, inline_max_octets)
+        outcome = "parsed" if found.readable else found.defects[0].code
+        telemetry.mail_parsed(place=place, outcome=outcome, seconds=perf_counter() - started)
+        return found
+
+    async def _parse_apart(self, body: bytes | Path, inline_max_octets: int) -> Parsed:
+        async with self._free:
+            for _ in range(_ATTEMPTS_MAX):
+                if self._stopped:
+                    return parsed.unreadable(Defect("parser.unavailable", None, "stopped"))
+                try:
+                    worker = self._idle.pop() if self._idle else await self._spawn()
+                except OSError as exc:
+                    telemetry.parser_ended(reason="unavailable", detail=repr(exc))
+                    return parsed.unreadable(Defect("parser.unavailable", None, "no process"))
+                found = await self._ask(worker, body, inline_max_octets)
+                if found is not None:
+                    return found
+            return parsed.unreadable(Defect("parser.died", None, "killed from outside"))
+
+    async def _spawn(self) -> _Worker:
+        settings = self._settings
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-P", "-s", "-m", _MODULE, str(settings.memory_max_octets), str(settings.cpu_max_s)),
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=DEVNULL,
+            # Nothing of our environment, which may hold secrets, but the way to our own code.
+            env={"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            limit=1024 * 1024,
+        )
+        worker = _Worker(process)
+        self._workers.add(worker)
+        return worker
+
+    async def _ask(self, worker: _Worker, body: bytes | Path, inline_max_octets: int) -> Parsed | None:
+        """Return *worker*'s answer, or what its ending means; ``None`` when it was killed by nobody we know: then another may try."""
+        limit = inline_max_octets + _ANSWER_SLACK_OCTETS
+        try:
+            async with asyncio.timeout(self._settings.wall_max_s):
+                found = await worker.ask(body, inline_max_octets, limit)
+        except TimeoutError:
+            await self._bury(worker, "timeout")
+            return parsed.unreadable(Defect("parser.timeout", None, "wall time"))
+        except _EndedError:
+            code = await self._bury(worker, "died")
+            if code == -signal.SIGKILL:
+                return None
+            return parsed.unreadable(_EXPECTED_DEATHS.get(code, Defect("parser.died", None, _named(code))))
+        except BaseException:
+            # Cancelled, or the file is gone: the conversation may be half done, and a process costs little.
+            await self._bury(worker, "abandoned")
+            raise
+        if worker.jobs < self._settings.jobs_max:
+            self._idle.append(worker)
+        else:
+            await self._bury(worker, "worn")
+        return found
+
+    async def _bury(self, worker: _Worker, reason: str) -> int:
+        """End *worker* and return its exit code as it was, should it have ended by itself."""
+        self._workers.discard(worker)
+        code = await worker.end()
+        telemetry.parser_ended(reason=reason, detail=_named(code))
+        return code
+
+    async def stop(self) -> None:
+        """End all parser processes; jobs still running get the verdict ``parser.unavailable``."""
+        self._stopped = True
+        self._idle.clear()
+        while self._workers:
+            await self._workers.pop().end()
+
+
+class _EndedError(Exception):
+    """The parser process ended, or said what no parser says."""
+
+
+class _Worker:
+    """One parser process and the conversation with it."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.jobs = 0
+
+    async def ask(self, body: bytes | Path, inline_max_octets: int, answer_max_octets: int) -> Parsed:
+        """Send one job and return its answer. Raises FileNotFoundError, _EndedError."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.jobs += 1
+        path, octets = (None, body) if isinstance(body, bytes) else (str(body), b"")
+        frame = parsing_worker.job(path, octets, inline_max_octets)
+        try:
+            self.process.stdin.write(frame)
+            await self.process.stdin.drain()
+            head = await self.process.stdout.readexactly(_HEAD_OCTETS)
+            size_octets = int.from_bytes(head[1:], "big")
+            if size_octets > answer_max_octets:
+                raise _EndedError("answer too large")
+            octets = await self.process.stdout.readexactly(size_octets)
+            if head[:1] == parsing_worker.PARSED:
+                return parsed.from_bytes(octets)
+        except (OSError, asyncio.IncompleteReadError, ValueError) as exc:
+            raise _EndedError(str(exc)) from exc
+        raise FileNotFoundError(str(body))
+
+    async def end(self) -> int:
+        """Kill the process if it still runs, wait for it, and return its exit code."""
+        assert self.process.stdin is not None
+        # A process that ended by itself closes its pipes a moment before it can be waited for; that moment tells how it died.
+        if self.process.returncode is None and self.process.stdout is not None and self.process.stdout.at_eof():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_MOMENT_S):
+                    await self.process.wait()
+        if self.process.returncode is None:
+            self.process.kill()
+        self.process.stdin.close()
+        return await self.process.wait()
+
+
+def _named(code: int) -> str:
+    """Return an exit code in words: the signal's name, or the number."""
+    return signal.Signals(-code).name if code < 0 else f"exit {code}"
