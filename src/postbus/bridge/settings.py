@@ -21,7 +21,7 @@ Pattern = Annotated[str, Field(min_length=1, max_length=PATTERN_MAX_CHARACTERS)]
 Acceptance = Literal["spool", "hold"]
 
 
-def _listed(value: object) -> object:
+def listed(value: object) -> object:
     """Return one text as a list of one: ``match: x`` says the same as ``match: [x]``."""
     return (value,) if isinstance(value, str) else value
 
@@ -32,17 +32,17 @@ class RouteSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name = Field(description="Name of the route: the event's subject, a log key and a metric label.")
-    match: Annotated[tuple[Pattern, ...], BeforeValidator(_listed)] = Field(
+    match: Annotated[tuple[Pattern, ...], BeforeValidator(listed, json_schema_input_type=Pattern | tuple[Pattern, ...])] = Field(
         min_length=1,
         description=(
             "Recipient patterns, one or a list: an exact address, `*` for any run of characters (`*@example.org`), "
             "`/a regular expression/` with named captures, `postmaster` for the address without a domain, or `*` for everyone."
         ),
     )
-    sinks: Annotated[tuple[Name, ...], BeforeValidator(_listed)] = Field(
+    sinks: Annotated[tuple[Name, ...], BeforeValidator(listed, json_schema_input_type=Name | tuple[Name, ...])] = Field(
         min_length=1, description="Required sinks, by name: the event counts as delivered when all of them have it."
     )
-    best_effort: Annotated[tuple[Name, ...], BeforeValidator(_listed)] = Field(
+    best_effort: Annotated[tuple[Name, ...], BeforeValidator(listed, json_schema_input_type=Name | tuple[Name, ...])] = Field(
         default=(), description="Further sinks that get the event too, without anybody waiting for them."
     )
     mode: Literal["parsed", "raw", "both"] = Field(

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from postbus.bridge.parsing_settings import ParsingSettings
 from postbus.bridge.settings import Acceptance, HoldSettings, Name, RouteSettings, listed
 from postbus.bridge.spool_settings import DispatchSettings, RetrySettings, SpoolSettings
 from postbus.server.settings import ListenerSettings
@@ -59,9 +60,10 @@ class Settings(BaseSettings):
     retry: RetrySettings = Field(default=RetrySettings(), description="When a delivery is tried again, and when it is given up.")
     dispatch: DispatchSettings = Field(default=DispatchSettings(), description="What is held in memory on its way to the sinks.")
     hold: HoldSettings = Field(default=HoldSettings(), description="How routes with `acceptance: hold` wait for their sinks.")
+    parsing: ParsingSettings = Field(default=ParsingSettings(), description="Bounds of the processes that take unusual mail apart.")
     sidecar: SidecarSettings = Field(default=SidecarSettings(), description="Probes, status, metrics and configuration over HTTP.")
     telemetry: TelemetrySettings = Field(default=TelemetrySettings(), description="What is logged and traced.")
-    require_sink: Annotated[tuple[Name, ...], BeforeValidator(listed)] = Field(
+    require_sink: Annotated[tuple[Name, ...], BeforeValidator(listed, json_schema_input_type=Name | tuple[Name, ...])] = Field(
         default=(),
         description=(
             "Sinks, by name, whose trouble makes `/readyz` fail. By default none: all pods would turn unready at once, and senders "

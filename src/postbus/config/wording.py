@@ -22,16 +22,19 @@ Said = tuple[str, str]
 SECRET_MARKS = ("password", "secret", "token", "credential", "authorization", "headers")
 """Keys whose values are never repeated in a finding: findings go to logs and terminals."""
 
+_OCTETS: Mapping[str, float] = {
+    "b": 1, "k": 1024, "kb": 1000, "kib": 1024, "ki": 1024, "m": 1024**2, "mb": 1000**2, "mib": 1024**2, "mi": 1024**2,
+    "g": 1024**3, "gb": 1000**3, "gib": 1024**3, "gi": 1024**3,
+}
 _UNITS: Mapping[str, tuple[str, Mapping[str, float]]] = {
+    "_octets_s": ("octets per second", _OCTETS),
     "_ms": ("milliseconds", {"ms": 1, "s": 1e3, "m": 6e4, "min": 6e4, "h": 3.6e6}),
     "_s": ("seconds", {"ms": 1e-3, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}),
     "_days": ("days", {"d": 1, "h": 1 / 24, "w": 7}),
-    "_octets": (
-        "octets",
-        {"b": 1, "k": 1024, "kb": 1000, "kib": 1024, "ki": 1024, "m": 1024**2, "mb": 1000**2, "mib": 1024**2, "mi": 1024**2}
-        | {"g": 1024**3, "gb": 1000**3, "gib": 1024**3, "gi": 1024**3},
-    ),
+    "_octets": ("octets", _OCTETS),
 }
+"""Ends of key names, longest first: the unit in words, and how many of it other spellings are."""
+
 _QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*")
 
 _SENTENCES: Mapping[str, tuple[str, str]] = {
