@@ -35,6 +35,15 @@ def test_the_application_takes_the_environment(values: Tree, tmp_path: Path) -> 
     assert config.load(file, {}).sha256 == config.load(file, given | injected).sha256
 
 
+@pytest.mark.parametrize("values", CASES.values(), ids=CASES)
+def test_the_application_finds_nothing_wrong(values: Tree, tmp_path: Path) -> None:
+    """``postbus check`` misses nothing but what only the pod has: the files mounted there, and its secret variables."""
+    file = tmp_path / "postbus.yaml"
+    file.write_text(render(values).config())
+    findings = [str(finding) for finding in config.check(config.load(file, {}))]
+    assert [] == [finding for finding in findings if "/etc/postbus/" not in finding and "environment variable" not in finding]
+
+
 def test_numbers_and_texts_survive(tmp_path: Path) -> None:
     """Large numbers stay whole numbers, and texts that look like something else stay text."""
     limits = {"message_max_octets": 10_000_000, "session_max_octets": 10**15}

@@ -212,5 +212,5 @@ def test_notes_say_where_mail_comes_in_and_goes() -> None:
     """After an installation the operator reads each Service's name, each route, and what would lose mail."""
     webhook, trial = render(CASES["webhook"]).notes(), render(CASES["trial"]).notes()
     assert "lmtp: hooks.mail.svc:24" in webhook
-    assert "orders: orders@example.org -> orders (hold)" in webhook
+    assert "orders: orders@example.org, postmaster, postmaster@* -> orders (hold)" in webhook
     assert ("WARNING" in webhook, "WARNING" in trial) == (False, True)
