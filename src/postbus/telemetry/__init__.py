@@ -102,7 +102,7 @@ def listener_bound(*, listener: str, address: str, protocol: str, tls: str) -> N
 
 def route_told(*, route: str, match: str, acceptance: str, mode: str, sinks: str) -> None:
     """A route as configured, at start and after a reload: what leads where."""
-    _log("info", "route", route=route, match=match, acceptance=acceptance, mode=mode, sinks=sinks)
+    _log("info", "route.told", route=route, match=match, acceptance=acceptance, mode=mode, sinks=sinks)
 
 
 def app_draining(*, why: str, deadline_s: float) -> None:
@@ -333,3 +333,110 @@ def sink_paused(*, sink: str, why: str, pause_s: float, failures: int) -> None:
 def sink_resumed(*, sink: str, failures: int) -> None:
     """A sink answers again."""
     _log("info", "sink.resumed", sink=sink, failures=failures)
+
+
+# --- server
+
+
+def connection_refused(*, listener: str, reason: str, code: int) -> None:
+    """A connection was turned away before the banner: *reason* is ``draining``, ``crowded`` or ``gate``."""
+    _count("postbus_sessions_refused_total", listener, reason)
+    _log("info", "session.refused", listener=listener, reason=reason, code=code)
+
+
+def session_closed(
+    *,
+    listener: str,
+    session: str,
+    peer: str,
+    helo: str | None,
+    tls: str | None,
+    accepted: int,
+    refused: int,
+    recipients: int,
+    octets: int,
+    duration_s: float,
+    outcome: str,
+) -> None:
+    """The summary of a session: *outcome* is ``quit``, ``eof``, ``lost``, ``refused``, ``timeout``, ``limit``, ``drain``, ``tls`` or ``failed``.
+
+    *accepted* and *refused* count messages, *recipients* those of accepted messages, *octets* all that was received.
+    """
+    _count("postbus_sessions_total", listener, outcome)
+    _count("postbus_received_octets_total", listener, by=octets)
+    _observe("postbus_session_seconds", duration_s, listener)
+    _log(
+        "info",
+        "session.closed",
+        listener=listener,
+        session=session,
+        peer=peer,
+        helo=helo,
+        tls=tls,
+        accepted=accepted,
+        refused=refused,
+        recipients=recipients,
+        octets=octets,
+        duration_s=round(duration_s, 3),
+        outcome=outcome,
+    )
+
+
+def session_failed(*, listener: str, error: str, traceback: str) -> None:
+    """A mistake of ours ended a session; its peer will come again."""
+    _log("error", "session.failed", listener=listener, error=error, traceback=traceback)
+
+
+def command_rejected(*, listener: str, code: int) -> None:
+    """A command or a message was answered 4xx or 5xx."""
+    _count("postbus_commands_rejected_total", listener, str(code))
+
+
+def tls_started(*, listener: str, version: str) -> None:
+    """A handshake succeeded."""
+    _count("postbus_tls_handshakes_total", listener, version)
+
+
+def tls_failed(*, listener: str, peer: str, error: str) -> None:
+    """A handshake failed, or its peer left."""
+    _count("postbus_tls_handshakes_total", listener, "failed")
+    _log("info", "tls.failed", listener=listener, peer=peer, error=error)
+
+
+def tls_reloaded(*, listener: str, outcome: str, error: str | None) -> None:
+    """Certificate and key were read again: *outcome* is ``done``, or ``failed`` and the old ones stay."""
+    _count("postbus_tls_reloads_total", listener, outcome)
+    _log("info" if error is None else "error", "tls.reloaded", listener=listener, outcome=outcome, error=error)
+
+
+def hook_failed(*, hook: str, session: str, error: str, traceback: str) -> None:
+    """A handler's hook raised; its peer got 451."""
+    _count("postbus_handler_errors_total", hook)
+    _log("error", "handler.failed", hook=hook, session=session, error=error, traceback=traceback)
+
+
+def hook_misanswered(*, hook: str, session: str, error: str) -> None:
+    """A handler's hook returned something that is no answer; its peer got 451."""
+    _count("postbus_handler_errors_total", hook)
+    _log("error", "handler.misanswered", hook=hook, session=session, error=error)
+
+
+def answer_late(*, listener: str, session: str, hook: str) -> None:
+    """A hook did not answer in time, so its peer got 451; the hook goes on."""
+    _log("warning", "answer.late", listener=listener, session=session, hook=hook)
+
+
+def reply_lost(*, listener: str, session: str, reply: str) -> None:
+    """A message has its answer, but nobody is there to hear it: the sender will send it again."""
+    _count("postbus_replies_lost_total", listener)
+    _log("warning", "reply.lost", listener=listener, session=session, reply=reply)
+
+
+def spill_failed(*, listener: str, session: str, error: str) -> None:
+    """Content could not be written to disk; its sender got 451 or 452."""
+    _log("error", "spill.failed", listener=listener, session=session, error=error)
+
+
+def listener_drained(*, listener: str, sessions: int, in_time: bool) -> None:
+    """All *sessions* that were open have ended, *in_time* or cut."""
+    _log("info" if in_time else "warning", "listener.drained", listener=listener, sessions=sessions, in_time=in_time)

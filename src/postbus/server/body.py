@@ -1,0 +1,204 @@
+"""The content of one message: in memory while small, in a file of its own beyond a threshold.
+
+The file is made, written, closed and unlinked in threads, never on the loop. States of a spilled body:
+
+  writing   file spill-<random> exists, incomplete   dropped by the connection when the sender vanishes; ``sweep`` after a crash
+  whole     file complete, closed, not yet synced     the handler may rename it and call ``release``; else ``discard`` unlinks it
+  released  the file is the handler's                 never touched again
+
+Nothing here syncs: whoever acknowledges the message syncs what it relies on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import secrets
+from collections.abc import Callable
+from concurrent.futures import Executor
+from contextlib import suppress
+from pathlib import Path
+
+BATCH_OCTETS = 256 * 1024  # one write to disk; one more batch may wait in memory behind it
+SPILL_PREFIX = "spill-"
+
+
+class Body:
+    """The octets of a message, dots taken out, line ends as sent.
+
+    Attributes:
+        size_octets: length of the content.
+        octets: the content, or None when it went to a file.
+        path: the file, or None when the content is in memory or the file was released.
+    """
+
+    __slots__ = ("_digest", "_unlink", "octets", "path", "size_octets")
+
+    def __init__(
+        self,
+        octets: bytes | None,
+        *,
+        path: Path | None = None,
+        size_octets: int | None = None,
+        digest: str | None = None,
+        unlink: Callable[[Path], object] | None = None,
+    ) -> None:
+        self.octets = octets
+        self.path = path
+        self.size_octets = len(octets or b"") if size_octets is None else size_octets
+        self._digest = digest
+        self._unlink = unlink
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of the content in hex; a spilled body was hashed while it was written."""
+        if self._digest is None:
+            self._digest = hashlib.sha256(self.read()).hexdigest()
+        return self._digest
+
+    def read(self) -> bytes:
+        """Return the content; reads a spilled body from its file, which blocks.
+
+        Raises:
+            OSError: the file is gone or unreadable.
+            ValueError: the body was discarded or released.
+        """
+        if self.octets is not None:
+            return self.octets
+        if self.path is None:
+            raise ValueError("the body was discarded or its file was taken")
+        return self.path.read_bytes()
+
+    def release(self) -> None:
+        """The file has a new owner: forget it."""
+        self.path = None
+
+    def discard(self) -> None:
+        """Forget the content and unlink its file, if there is one and it was not released."""
+        path, self.path, self.octets = self.path, None, None
+        if path is None:
+            return
+        if self._unlink is None:
+            path.unlink(missing_ok=True)
+        else:
+            self._unlink(path)
+
+
+class Spill:
+    """Content on its way into a file: fed on the loop, written by a thread, one batch in flight.
+
+    Attributes:
+        path: the file, mode 0600.
+        fault: the disk's error; what follows it is dropped.
+    """
+
+    __slots__ = ("_digest", "_dropped", "_ending", "_file", "_folder", "_loop", "_pending", "_pending_octets", "_pool", "_progress", "_writing", "fault", "path")
+
+    def __init__(self, folder: Path, pool: Executor | None, loop: asyncio.AbstractEventLoop, progress: Callable[[], None]) -> None:
+        """*progress* is called on the loop whenever a batch is on disk, and when it turned out that it cannot be."""
+        self.path = folder / (SPILL_PREFIX + secrets.token_hex(8))
+        self.fault: OSError | None = None
+        self._pool = pool
+        self._loop = loop
+        self._progress = progress
+        self._pending: list[bytes] = []
+        self._pending_octets = 0
+        self._writing = False
+        self._ending = False
+        self._dropped = False
+        self._file: int | None = None
+        self._digest = hashlib.sha256()
+
+    @property
+    def behind(self) -> bool:
+        """A batch is in flight and another is full: the sender has to wait."""
+        return self._writing and self._pending_octets >= BATCH_OCTETS
+
+    @property
+    def whole(self) -> bool:
+        """``end`` was called and everything is written, or never will be."""
+        return self._ending and not self._writing
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what was written, in hex; final once ``whole``."""
+        return self._digest.hexdigest()
+
+    def feed(self, octets: bytes) -> None:
+        """Take the next octets."""
+        if self.fault is not None:
+            return
+        self._pending.append(octets)
+        self._pending_octets += len(octets)
+        if self._pending_octets >= BATCH_OCTETS and not self._writing:
+            self._write_pending()
+
+    def end(self) -> None:
+        """No more octets will come: write the rest and close the file."""
+        self._ending = True
+        if not self._writing:
+            self._write_pending()
+
+    def drop(self) -> None:
+        """Nobody wants the content any more: unlink the file as soon as no thread writes it."""
+        self._dropped = True
+        self._pending.clear()
+        self._pending_octets = 0
+        if not self._writing:
+            self._loop.run_in_executor(self._pool, self._unlink)
+
+    def _write_pending(self) -> None:
+        batch, self._pending = self._pending, []
+        self._pending_octets = 0
+        self._writing = True
+        self._loop.run_in_executor(self._pool, self._write, batch, self._ending).add_done_callback(self._written)
+
+    def _written(self, done: asyncio.Future[OSError | None]) -> None:
+        self._writing = False
+        self.fault = self.fault or done.result()
+        if self._dropped:
+            self._loop.run_in_executor(self._pool, self._unlink)
+            return
+        if self.fault is not None:
+            self._pending.clear()
+            self._pending_octets = 0
+        elif self._pending and (self._ending or self._pending_octets >= BATCH_OCTETS):
+            self._write_pending()
+        elif self._ending and self._file is not None:
+            self._write_pending()
+        self._progress()
+
+    def _write(self, batch: list[bytes], last: bool) -> OSError | None:  # noqa: FBT001 - run_in_executor takes no keywords
+        """Write *batch*, in a thread; return the disk's error instead of raising it, so that no future goes unread."""
+        try:
+            if self._file is None:
+                self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            for octets in batch:
+                self._digest.update(octets)
+                rest = memoryview(octets)
+                while rest:
+                    rest = rest[os.write(self._file, rest) :]
+            if last:
+                self._close()
+        except OSError as error:
+            self._unlink()
+            return error
+        return None
+
+    def _close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
+
+    def _unlink(self) -> None:
+        with suppress(OSError):  # a disk this sick has been reported by the write; ``sweep`` finds the file at the next start
+            self._close()
+            self.path.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> int:
+    """Unlink what a process that ended in the middle left in *folder*; return how many files. Call it before the first listener starts."""
+    left = list(folder.glob(SPILL_PREFIX + "*"))
+    for path in left:
+        path.unlink(missing_ok=True)
+    return len(left)

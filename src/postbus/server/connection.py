@@ -1,0 +1,535 @@
+"""One connection: bytes to the engine, answers to the peer; the part that knows sockets, tasks and TLS, and nothing of mail.
+
+Theory of operation
+-------------------
+``data_received`` feeds the engine and *pumps*: each event goes to the function that ``acts`` names for its type. That returns
+
+* a ``Reply`` (or a tuple of them): the answer, given in the same call. No task, timer or future is made for it;
+* ``Pending``: somebody has to wait. The connection's one long-lived task, made when first needed, does the waiting, so that
+  ``asyncio.timeout`` and context variables work in hooks. Meanwhile nothing is parsed, and what arrives pauses reading;
+* ``HANDED``: such work is under way already, and has been given the event; or
+* None: nothing is owed.
+
+Who owes what: ``busy`` is set from the start of such work to its answer. An answer that takes longer than ``answer_s`` is given for
+the hook (451), which is left to finish in a task that no longer belongs to the connection: then ``_shift`` has moved on.
+
+Reading is paused for any of the reasons ``TURN`` ... ``UPGRADE``, a set of bits: the transport reads while none is set.
+
+The end has three ways in, in any order, often two of them: the engine closes, the transport is lost, a TLS handshake fails (after which
+``connection_lost`` may never come). All lead to ``finish``, which acts once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import ssl
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+from enum import Enum
+from typing import Any, ClassVar, cast
+
+from postbus import telemetry
+from postbus.server.roster import SHUTTING_DOWN, Roster, Terms
+from postbus.server.timers import Lapse, Timed
+from postbus.server.tls import SHUTDOWN_TIMEOUT_S
+from postbus.smtp.engine import Engine
+from postbus.smtp.events import Signal
+from postbus.smtp.replies import LOCAL_ERROR, Reply
+from postbus.smtp.states import State
+
+Answer = Reply | tuple[Reply, ...]
+
+TURN_OCTETS = 256 * 1024  # per connection and loop turn: one fast peer otherwise gets 8 MB of uvloop's turn
+TURN_COMMANDS = 100
+LINGER_OCTETS = 1024 * 1024  # read and dropped after the last word, so that the kernel does not reset it away
+
+TURN, BUSY, DISK, PEER, UPGRADE = 1, 2, 4, 8, 16
+"""Why reading is paused: budget of this turn spent; answer owed; disk behind; peer does not read; TLS being started."""
+
+TIMED_OUT = Reply(421, "Timeout, closing connection", "4.4.2")
+SESSION_TOO_BIG = Reply(421, "Too much in one session", "4.7.0")
+
+
+class Pending:
+    """Work whose result answers an event.
+
+    Attributes:
+        work: what to wait for.
+        settle: takes the event and the result, returns the answer or more work.
+        event: what is to be answered; None for the banner.
+        hook: who works, for logs: ``DATA``, ``smtp_NOW``, ``spill``.
+        envelope: the transaction it works on, which may no longer be the connection's when it is done.
+    """
+
+    __slots__ = ("envelope", "event", "hook", "settle", "work")
+
+    def __init__(self, work: Awaitable[Any], settle: Callable[[Any, Any], Outcome], event: Any, hook: str, envelope: Any) -> None:
+        self.work = work
+        self.settle = settle
+        self.event = event
+        self.hook = hook
+        self.envelope = envelope
+
+
+class Special(Enum):
+    """What is neither an answer nor work."""
+
+    HANDED = "work under way took the event"
+    GONE = "nobody waits for the answer any more"
+
+
+Outcome = Answer | Pending | Special | None
+
+
+class Connection(Timed, asyncio.Protocol):
+    """The asyncio side of a session.
+
+    Attributes:
+        transport: None before the connection is made and after it has ended.
+        engine: the protocol.
+        roster: whom it belongs to.
+        octets: received so far.
+        busy: an answer is owed that is not ready.
+        finished: it has ended for good.
+        reason: why it ended, or is about to: one of a few words, for logs and metrics.
+    """
+
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_half_closed",
+        "_handshake_task",
+        "_job",
+        "_paused",
+        "_pending",
+        "_shift",
+        "_task",
+        "_turn_octets",
+        "_wake",
+        "busy",
+        "engine",
+        "finished",
+        "loop",
+        "octets",
+        "reason",
+        "roster",
+        "transport",
+    )
+
+    acts: ClassVar[Mapping[type[Any], Callable[[Any, Any], Outcome]]] = {}
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(0.0)
+        self.loop = loop
+        self.transport: asyncio.Transport | None = None
+        self.roster: Roster = cast("Roster", None)
+        self.engine: Engine = cast("Engine", None)
+        self.octets = 0
+        self.busy = False
+        self.finished = False
+        self.reason = ""
+        self._half_closed = False
+        self._turn_octets = 0
+        self._paused = 0
+        self._shift = 0
+        self._task: asyncio.Task[None] | None = None
+        self._wake: asyncio.Future[None] | None = None
+        self._job: Pending | None = None
+        self._pending: Pending | None = None
+        self._handshake_task: asyncio.Task[None] | None = None
+
+    # --- what a protocol adds
+
+    def begin(self) -> Outcome:
+        """The connection may speak: open the engine, or return work that will."""
+        raise TypeError(f"{type(self).__name__} begins nothing")
+
+    def secured(self, transport: asyncio.BaseTransport) -> Outcome:
+        """TLS has started over *transport*."""
+        raise TypeError(f"{type(self).__name__} cannot be secured")
+
+    def ended(self, error: Exception | None) -> None:
+        """It is over; called once."""
+        raise TypeError(f"{type(self).__name__} ends nothing")
+
+    def fault(self, pending: Pending, error: Exception) -> Outcome:
+        """*pending*'s work raised: return what answers its event."""
+        del error
+        return pending.settle(pending.event, LOCAL_ERROR)
+
+    def late_answer(self, pending: Pending) -> Answer:
+        """Return what the peer is told instead of *pending*'s answer, which is not ready."""
+        del pending
+        return LOCAL_ERROR
+
+    def too_late(self, pending: Pending, result: Any) -> None:
+        """*pending*'s work is done, but its peer has left or was answered without it. *result* may be the exception it raised."""
+
+    def outlives(self, pending: Pending) -> bool:
+        """Return whether *pending*'s work goes on when the peer leaves."""
+        del pending
+        return False
+
+    def tls_failed(self, error: Exception | None) -> None:
+        """A handshake failed, or its peer left; called before ``ended``."""
+
+    # --- asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Admit the peer, or turn it away."""
+        self.transport = cast("asyncio.Transport", transport)
+        if self.roster is None:
+            self.roster = Roster(self.loop, Terms())  # a bare protocol, without a listener
+        refusal = self.roster.admit(self)
+        if refusal is not None:
+            self.finished = True
+            if not self.roster.terms.implicit_tls:
+                self.transport.write(refusal.wire)
+            self.transport.close()
+            return
+        self.opened_at = self.waiting_at = self.roster.sweep.now
+        if self.roster.terms.implicit_tls:
+            self.upgrade()
+        else:
+            self._act(self.begin())
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the engine, and act on what it understands."""
+        size = len(data)
+        self.octets += size
+        self._turn_octets += size
+        if self.closing_at is not None or self.finished:
+            self._drop_input()
+            return
+        if self._turn_octets >= TURN_OCTETS:
+            self._end_turn()
+        self.engine.receive(data)
+        if self.busy:
+            self.pause(BUSY)
+        else:
+            self.pump()
+
+    def eof_received(self) -> bool | None:
+        """Keep a half-open connection as long as something is owed to its other half."""
+        self._half_closed = True
+        plain = self.transport is not None and self.transport.can_write_eof()
+        return True if plain and (self.busy or self._paused) and self.closing_at is None else None
+
+    def pause_writing(self) -> None:
+        """The peer does not read: take no more commands from it."""
+        self.pause(PEER)
+
+    def resume_writing(self) -> None:
+        """The peer reads again."""
+        self.resume(PEER)
+        if not self.busy and not self.finished:
+            self.pump()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing comes or goes any more."""
+        self.finish(exc)
+
+    # --- the pump
+
+    def pump(self) -> None:
+        """Act on every event there is, up to TURN_COMMANDS answers."""
+        engine = self.engine
+        next_event = engine.next_event
+        answer = engine.answer
+        acts = self.acts
+        left = TURN_COMMANDS
+        if self._paused & PEER:
+            return
+        while True:
+            event = next_event()
+            act = acts.get(type(event))
+            if act is None:
+                break
+            outcome = act(self, event)
+            if outcome is None:
+                continue
+            if type(outcome) is Pending:
+                self._start(outcome)
+                break
+            if type(outcome) is Special:
+                break
+            answer(outcome)
+            left -= 1
+            if not left:
+                self.pause(TURN)
+                self.busy = True
+                self.loop.call_soon(self._next_turn)
+                break
+            if self.roster.draining and not engine.in_transaction:
+                self.reason = "drain"
+                engine.refuse(SHUTTING_DOWN)
+        self._settle(event)
+
+    def _settle(self, event: Any) -> None:
+        """Send what is to be sent, and see whether the conversation is over."""
+        out = self.engine.bytes_to_send()
+        transport = self.transport
+        if out and transport is not None:
+            transport.write(out)
+            self.waiting_at = self.roster.sweep.now
+        if event is Signal.CLOSED:
+            self.hang_up(self.reason or "refused")
+        elif self._paused & UPGRADE and self._handshake_task is None and self.engine.state is State.UPGRADING:
+            self.upgrade()
+        elif self._half_closed and event is Signal.NEED_DATA and transport is not None:
+            self.reason = self.reason or "eof"
+            transport.close()
+
+    def _act(self, outcome: Outcome) -> None:
+        """Do for one *outcome* what ``pump`` does for many."""
+        if isinstance(outcome, Pending):
+            self._start(outcome)
+            self.flush()
+            return
+        if isinstance(outcome, Reply | tuple):
+            self.engine.answer(outcome)
+        self.pump()
+
+    def flush(self) -> None:
+        """Send what the engine has to say."""
+        out = self.engine.bytes_to_send()
+        if out and self.transport is not None:
+            self.transport.write(out)
+
+    def _next_turn(self) -> None:
+        self.busy = False
+        if not self.finished:
+            self.pump()
+            if not self.busy:
+                self.resume(TURN | BUSY)
+
+    def _end_turn(self) -> None:
+        self._turn_octets = 0
+        self.pause(TURN)
+        self.loop.call_soon(self.resume, TURN)
+        most = self.roster.terms.session_max_octets
+        if 0 < most < self.octets and not self.busy:
+            self.refuse(SESSION_TOO_BIG, "limit")
+
+    # --- pausing
+
+    def pause(self, reason: int) -> None:
+        """Stop reading for *reason*."""
+        if not self._paused and self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+        self._paused |= reason
+
+    def resume(self, reason: int) -> None:
+        """*reason* holds no longer: read again if it was the last."""
+        if self._paused & reason:
+            self._paused &= ~reason
+            if not self._paused and self.transport is not None and not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    # --- work that waits
+
+    def _start(self, pending: Pending) -> None:
+        """Have the connection's task do *pending*'s work."""
+        self.busy = True
+        self.owing_at = self.roster.sweep.now
+        self._job = self._pending = pending
+        if self._task is None:
+            self._task = self.loop.create_task(self._work(self._shift))
+        elif self._wake is not None:
+            wake, self._wake = self._wake, None
+            if not wake.done():
+                wake.set_result(None)
+
+    async def _work(self, shift: int) -> None:
+        """Do one job after the other, until the connection ends or an answer comes too late."""
+        try:
+            while self._job is not None:
+                pending, self._job = self._job, None
+                outcome = await self.resolve(pending, shift)
+                if outcome is Special.GONE:
+                    return
+                self.busy = False
+                self.owing_at = None
+                self._pending = None
+                if isinstance(outcome, Reply | tuple):
+                    self.engine.answer(outcome)
+                self.pump()
+                self.resume(BUSY)
+                if self._job is None and not self.finished:
+                    self._wake = self.loop.create_future()
+                    await self._wake
+        except Exception as error:  # noqa: BLE001 - the top of a task: a mistake of ours ends this session and no other
+            self.failed(error)
+
+    async def resolve(self, outcome: Outcome, shift: int) -> Outcome:
+        """Wait until *outcome* is an answer. GONE: the peer has left, or was answered without it since *shift*."""
+        while isinstance(outcome, Pending):
+            pending = outcome
+            try:
+                result = await pending.work
+            except Exception as error:  # noqa: BLE001 - a hook's; ``fault`` logs it
+                if shift != self._shift or self.finished:
+                    self.too_late(pending, error)
+                    return Special.GONE
+                outcome = self.fault(pending, error)
+            else:
+                if shift != self._shift or self.finished:
+                    self.too_late(pending, result)
+                    return Special.GONE
+                outcome = pending.settle(pending.event, result)
+        return outcome
+
+    def failed(self, error: Exception) -> None:
+        """We made a mistake: log it, end the session."""
+        telemetry.session_failed(listener=self.roster.terms.name, error=type(error).__name__, traceback="".join(traceback.format_exception(error)))
+        self.abort("failed")
+
+    # --- deadlines
+
+    def lapsed(self, lapse: Lapse) -> None:
+        """The sweep found that a deadline has passed."""
+        if lapse is Lapse.LINGER:
+            self.abort(self.reason)
+        elif lapse is Lapse.ANSWER:
+            self._answer_late()
+        else:
+            self.refuse(TIMED_OUT, "timeout")
+
+    def _answer_late(self) -> None:
+        """Answer for a hook that takes too long; it goes on, but for itself."""
+        task, self._task = self._task, None
+        self._shift += 1
+        self._wake = None
+        if task is not None:
+            self.roster.keep(task)
+        self.busy = False
+        self.owing_at = None
+        pending, self._pending = self._pending, None
+        if pending is None or pending.event is None:
+            self.refuse(TIMED_OUT, "timeout")
+            return
+        self.engine.answer(self.late_answer(pending))
+        self.pump()
+        self.resume(BUSY)
+
+    # --- TLS
+
+    def upgrade(self) -> asyncio.Task[None]:
+        """Start TLS: reading stops before anything else, or the ClientHello is lost; then a task of its own shakes hands."""
+        self.pause(UPGRADE)
+        self.busy = True
+        self.owing_at = None
+        self._handshake_task = self.loop.create_task(self._handshake())
+        return self._handshake_task
+
+    async def _handshake(self) -> None:
+        """Shake hands; while that goes on, decrypted data may arrive already and is only buffered (RFC 3207)."""
+        context, transport = self.tls_context_now(), self.transport
+        assert transport is not None
+        try:
+            secure = await self.loop.start_tls(
+                transport,
+                self,
+                context,
+                server_side=True,
+                ssl_handshake_timeout=self.roster.terms.timeouts.handshake_s,
+                ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_S,
+            )
+        except (OSError, ssl.SSLError, TimeoutError) as error:
+            self._handshake_task = None
+            self.reason = "tls"
+            transport.abort()
+            self.finish(error)  # connection_lost may never come
+            return
+        self._handshake_task = None
+        if self.finished or secure is None:
+            transport.abort()
+            self.finish(None)
+            return
+        self.transport = secure
+        self._paused = 0
+        self.waiting_at = self.roster.sweep.now
+        outcome = self.secured(secure)
+        if self._pending is None:  # else the STARTTLS method of a subclass is at work, and ends by itself
+            self.busy = False
+            self._act(outcome)
+
+    def tls_context_now(self) -> ssl.SSLContext:
+        """Return the context for a handshake that starts now."""
+        raise TypeError(f"{type(self).__name__} has no TLS")
+
+    # --- the end
+
+    def drain(self) -> None:
+        """Say 421 if nothing is under way; else the pump will, once it is done."""
+        if self.finished or self.closing_at is not None or self.busy or self._paused & UPGRADE:
+            return
+        if not self.engine.in_transaction:
+            self.refuse(SHUTTING_DOWN, "drain")
+
+    def refuse(self, reply: Reply, reason: str) -> None:
+        """Say *reply* unasked, as the last word, and hang up."""
+        if self.finished or self.closing_at is not None:
+            return
+        if self._paused & UPGRADE:
+            self.abort(reason)
+            return
+        self.reason = reason
+        self.engine.refuse(reply)
+        self.flush()
+        self.hang_up(reason)
+
+    def hang_up(self, reason: str) -> None:
+        """Close once everything is sent. Input that nobody will read makes the kernel reset the connection, and the reset destroys our last words
+        on their way: so, but for QUIT, only our half is closed first, and the peer has ``linger_s`` to close the other.
+        """
+        transport = self.transport
+        self.reason = self.reason or reason
+        if transport is None or transport.is_closing() or self.closing_at is not None:
+            return
+        if reason == "quit" or self._half_closed or self._paused & PEER or not transport.can_write_eof():
+            transport.close()
+            return
+        self.closing_at = self.roster.sweep.now
+        self._turn_octets = 0
+        self.resume(self._paused)
+        transport.write_eof()
+
+    def _drop_input(self) -> None:
+        if self._turn_octets > LINGER_OCTETS and self.transport is not None:
+            self.transport.abort()
+
+    def abort(self, reason: str) -> None:
+        """Cut the connection now."""
+        self.reason = self.reason or reason
+        if self.transport is not None:
+            self.transport.abort()
+        self.finish(None)
+
+    def finish(self, error: Exception | None) -> None:
+        """Leave the roster and tidy up, once, whoever calls first."""
+        if self.finished:
+            return
+        self.finished = True
+        if self._paused & UPGRADE:
+            self.tls_failed(error)
+        self._end_tasks()
+        self.ended(error)
+        self.roster.leave(self)
+        self.transport = None
+
+    def _end_tasks(self) -> None:
+        """Cancel the tasks, but for a hook that has a whole message in hand; an owner still waits for all of them."""
+        task, self._task = self._task, None
+        shaking, self._handshake_task = self._handshake_task, None
+        pending = self._pending
+        if task is not None:
+            self.roster.keep(task)
+            if not (self.busy and pending is not None and self.outlives(pending)) and task is not asyncio.current_task(self.loop):
+                task.cancel()
+                if self._job is not None and inspect.iscoroutine(self._job.work):
+                    self._job.work.close()
+        if shaking is not None and shaking is not asyncio.current_task(self.loop):
+            self.roster.keep(shaking)
+            shaking.cancel()

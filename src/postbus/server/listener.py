@@ -1,0 +1,271 @@
+"""A listening socket and the sessions it brings: start, drain, new certificates."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+import ssl
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from postbus import telemetry
+from postbus.server.lmtp import LMTP
+from postbus.server.roster import Roster, Terms
+from postbus.server.settings import ListenerSettings, TimeoutSettings, TlsSettings, address_of
+from postbus.server.smtp import SMTP
+from postbus.server.timers import Timeouts
+from postbus.server.tls import TlsUnusable, server_context
+from postbus.smtp.replies import Reply
+from postbus.smtp.terms import Limits
+
+FILES_RESERVED = 128  # of the process's limit on open files: sinks, spool, spilled bodies, the sidecar
+
+Factory = Callable[[], SMTP]
+
+
+class Listener:
+    """Accepts connections on one address and has each served by a *smtp_class* with one handler.
+
+    Attributes:
+        name: in logs, metrics and ``session.listener``.
+        settings: as given.
+        addresses: what it is bound to, ``host:port`` or a path; empty while it is not.
+        roster: who is connected; its ``sessions_total`` counts.
+    """
+
+    def __init__(
+        self,
+        handler: Any,
+        settings: ListenerSettings | None = None,
+        *,
+        name: str = "smtp",
+        spill_folder: Path | None = None,
+        smtp_class: type[SMTP] | None = None,
+        factory: Factory | None = None,
+        gate: Callable[[], Reply | None] | None = None,
+        size_octets: Callable[[], int | None] | None = None,
+        tls_context: ssl.SSLContext | None = None,
+        sweep_interval_s: float = 1.0,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        """Args:
+        handler: an object with ``handle_<VERB>`` hooks.
+        settings: where and how to listen; None: the defaults.
+        name: of the listener.
+        spill_folder: where large content goes, on the file system of whoever takes the files; None: it stays in memory.
+        smtp_class: ``SMTP``, ``LMTP`` or a subclass; None: as ``settings.protocol`` says.
+        factory: makes the protocol of each connection, instead of *smtp_class* and *handler*.
+        gate: asked before each banner; a reply (421) turns the connection away.
+        size_octets: asked for the largest message taken now; the smaller of it and the settings' is announced.
+        tls_context: instead of the certificate of the settings.
+        sweep_interval_s: how often deadlines are looked at.
+        clock: seconds, instead of the loop's, for tests.
+        """
+        self.name = name
+        self.settings = settings or ListenerSettings()
+        self.handler = handler
+        self.roster: Roster | None = None
+        self.addresses: list[str] = []
+        self._smtp_class = smtp_class or (LMTP if self.settings.protocol == "lmtp" else SMTP)
+        self._factory = factory
+        self._spill_folder = spill_folder
+        self._gate = gate
+        self._size_octets = size_octets
+        self._tls_context = tls_context
+        self._sweep_interval_s = sweep_interval_s
+        self._clock = clock
+        self._server: asyncio.Server | None = None
+        self._path: Path | None = None
+        self._stop_watching: Callable[[], None] | None = None
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions are open."""
+        return 0 if self.roster is None else len(self.roster.connections)
+
+    @property
+    def tls_context(self) -> ssl.SSLContext | None:
+        """The context of handshakes that start now."""
+        return self._tls_context
+
+    async def start(self) -> None:
+        """Bind and accept.
+
+        Raises:
+            OSError: the address cannot be bound.
+            TlsUnusable: certificate and key cannot be used.
+        """
+        loop = asyncio.get_running_loop()
+        if self.settings.tls.mode == "none" or self._tls_context is not None:
+            context = self._tls_context
+        else:
+            context = _context_of(self.settings.tls)
+        self._tls_context = context
+        self.roster = Roster(loop, self._terms(), interval_s=self._sweep_interval_s, clock=self._clock)
+        self.roster.tls_context = context
+        address = address_of(self.settings.address)
+        if isinstance(address, Path):
+            await self._bind_path(loop, address)
+        else:
+            await self._bind_port(loop, *address)
+        roster = self.roster
+        self._stop_watching = telemetry.watch("postbus_sessions_open", lambda: {(self.name,): len(roster.connections)})
+
+    async def drain(self, deadline_s: float) -> bool:
+        """Stop accepting; idle sessions get 421 now, the others once their message has its reply; return whether *deadline_s* was enough.
+
+        After the deadline the rest gets 421 and is cut. Ends the listener; it cannot be started again.
+        """
+        self.stop_accepting()
+        if self.roster is None:
+            return True
+        open_at_start = self.sessions
+        in_time = await self.roster.drain(deadline_s)
+        telemetry.listener_drained(listener=self.name, sessions=open_at_start, in_time=in_time)
+        await self._closed()
+        return in_time
+
+    async def close(self) -> None:
+        """Stop accepting and cut every session."""
+        self.stop_accepting()
+        if self.roster is not None:
+            await self.roster.close()
+        await self._closed()
+
+    def stop_accepting(self) -> None:
+        """Close the listening sockets, and nothing else."""
+        if self._server is not None:
+            self._server.close()
+        if self._path is not None:
+            with suppress(OSError):  # whoever removed the path before us has done our work
+                self._path.unlink()
+            self._path = None
+        self.addresses = []
+
+    async def _closed(self) -> None:
+        if self._stop_watching is not None:
+            self._stop_watching()
+            self._stop_watching = None
+        server, self._server = self._server, None
+        if server is not None:
+            await server.wait_closed()
+
+    def reload(self, tls: TlsSettings | None = None, *, tls_context: ssl.SSLContext | None = None) -> None:
+        """Use a fresh context, from *tls* (None: the same files, read again) or as given, for connections from now on.
+
+        Raises:
+            TlsUnusable: the files cannot be used; the old context stays.
+        """
+        settings = tls or self.settings.tls
+        if tls_context is None and settings.mode == "none":
+            return
+        try:
+            context = tls_context or _context_of(settings)
+        except TlsUnusable as error:
+            telemetry.tls_reloaded(listener=self.name, outcome="failed", error=str(error))
+            raise
+        self.settings = self.settings.model_copy(update={"tls": settings})
+        self._tls_context = context
+        if self.roster is not None:
+            self.roster.tls_context = context
+        telemetry.tls_reloaded(listener=self.name, outcome="done", error=None)
+
+    # --- inside
+
+    def _terms(self) -> Terms:
+        settings, limits = self.settings, self.settings.limits
+        return Terms(
+            name=self.name,
+            connections_max=connections_within(limits.connections_max, resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
+            messages_max=limits.messages_max,
+            session_max_octets=limits.session_max_octets,
+            limits=Limits(
+                recipients=limits.recipients_max,
+                errors=limits.errors_max,
+                junk=limits.junk_max,
+                unknown=limits.unknown_max,
+                text_line_octets=limits.line_max_octets,
+            ),
+            timeouts=timeouts_of(settings.timeouts),
+            offer={"stray": settings.stray, "strict_pipelining": settings.strict_pipelining, "lenient_paths": settings.lenient_paths},
+            implicit_tls=settings.tls.mode == "implicit",
+            spill_folder=self._spill_folder,
+            spill_threshold_octets=settings.spill_threshold_octets,
+            gate=self._gate,
+            size_octets=self._size_octets,
+        )
+
+    def _make(self) -> SMTP:
+        """Return the protocol of one new connection."""
+        assert self.roster is not None
+        if self._factory is not None:
+            server = self._factory()
+        else:
+            settings = self.settings
+            server = self._smtp_class(
+                self.handler,
+                data_size_limit=settings.limits.message_max_octets,
+                enable_SMTPUTF8=settings.smtputf8,
+                hostname=settings.hostname,
+                ident=settings.ident,
+                tls_context=self._tls_context,
+                require_starttls=settings.tls.mode == "require",
+                loop=self.roster.loop,
+            )
+        server.roster = self.roster
+        return server
+
+    async def _bind_port(self, loop: asyncio.AbstractEventLoop, host: str, port: int) -> None:
+        self._server = await loop.create_server(
+            self._make, host or None, port, backlog=self.settings.backlog, reuse_address=True, start_serving=True
+        )
+        self.addresses = [_shown(bound.getsockname()) for bound in self._server.sockets]
+
+    async def _bind_path(self, loop: asyncio.AbstractEventLoop, path: Path) -> None:
+        if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+            path.unlink()  # left by a process that was killed; a living one is the operator's mistake either way
+        bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            bound.bind(str(path))
+            path.chmod(self.settings.socket_mode)
+            self._server = await loop.create_unix_server(self._make, sock=bound, backlog=self.settings.backlog)
+        except OSError:
+            bound.close()
+            raise
+        self._path = path
+        self.addresses = [str(path)]
+
+
+def connections_within(wanted: int, files: int) -> int:
+    """Return how many connections a process with *files* open files may have: accepting until none is left stops everything else too."""
+    if files < 0:  # no limit
+        return wanted
+    return max(1, min(wanted, files - min(FILES_RESERVED, files // 2)))
+
+
+def timeouts_of(settings: TimeoutSettings) -> Timeouts:
+    """Return the timers' form of *settings*."""
+    return Timeouts(
+        handshake_s=settings.handshake_timeout_s,
+        command_s=settings.command_timeout_s,
+        data_s=settings.data_timeout_s,
+        data_rate_octets_s=settings.data_rate_min_octets_s,
+        transaction_s=settings.transaction_timeout_s,
+        session_s=settings.session_timeout_s,
+        answer_s=settings.answer_timeout_s,
+    )
+
+
+def _context_of(tls: TlsSettings) -> ssl.SSLContext:
+    assert tls.certificate is not None  # the settings say so
+    return server_context(tls.certificate, tls.key, tls.client_ca)
+
+
+def _shown(name: tuple[Any, ...]) -> str:
+    host, port = name[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

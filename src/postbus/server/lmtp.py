@@ -1,0 +1,21 @@
+"""An LMTP server's side of one connection (RFC 2033): LHLO instead of HELO and EHLO, and after the dot one reply per accepted recipient."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from postbus.server.plan import syntax
+from postbus.server.smtp import SMTP
+
+
+class LMTP(SMTP):
+    """One LMTP session. ``handle_EHLO`` is asked about LHLO too; ``handle_DATA`` may return a list, one outcome per recipient in order."""
+
+    __slots__ = ()
+
+    lmtp: ClassVar[bool] = True
+
+    @syntax("LHLO hostname")
+    async def smtp_LHLO(self, arg: str | None) -> None:
+        """LHLO (RFC 2033 s4.1)."""
+        await self._perform("LHLO", arg)

@@ -1,0 +1,134 @@
+"""What is the same for every connection of one class with one handler, worked out once: hooks, raw verbs, offer, banner.
+
+``smtp_<VERB>`` methods make a class extensible; calling a coroutine per command makes it slow. So the methods that a subclass leaves
+alone are never called: their verbs go the fast way, and only a verb whose method is new or overridden is *raw*.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from postbus.server.hooks import Hooks
+from postbus.smtp.replies import Reply
+from postbus.smtp.terms import Offer
+
+if TYPE_CHECKING:
+    from postbus.server.roster import Roster
+    from postbus.server.smtp import SMTP
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def syntax(text: str, extended: str | None = None, when: str | None = None) -> Callable[[_Function], _Function]:
+    """Return a decorator that gives an ``smtp_<VERB>`` method its line in HELP.
+
+    Args:
+        text: the syntax, such as ``"NOW [UTC]"``.
+        extended: what an ESMTP session sees behind it.
+        when: name of an attribute of the server; while that is false, HELP does not know the verb.
+    """
+
+    def decorate(function: _Function) -> _Function:
+        function.__smtp_syntax__ = text  # type: ignore[attr-defined]
+        function.__smtp_syntax_extended__ = extended  # type: ignore[attr-defined]
+        function.__smtp_syntax_when__ = when  # type: ignore[attr-defined]
+        return function
+
+    return decorate
+
+
+class Plan:
+    """The shared part of many connections.
+
+    Attributes:
+        key: what it was made from; a connection with another key needs another plan.
+        hooks: the handler's.
+        methods: name of verb to name of method, of every raw verb.
+        raw_verbs: the same names, as the engine takes them.
+        offer: for connections as they begin.
+        banner: greeting of the usual kind.
+        explains: somebody overrides ``handle_exception`` or hooks it.
+    """
+
+    __slots__ = ("banner", "explains", "hooks", "key", "methods", "offer", "raw_verbs")
+
+    def __init__(self, server: SMTP, roster: Roster) -> None:
+        self.key = key_of(server, roster)
+        self.hooks = Hooks(server.event_handler)
+        smtp_class = type(server)
+        methods = {name.removeprefix("smtp_").upper(): name for name in dir(smtp_class) if name.startswith("smtp_")}
+        if all(is_stock(smtp_class, name) for name in STEPS):
+            methods = {verb: name for verb, name in methods.items() if not is_stock(smtp_class, name)}
+        self.methods = methods
+        self.raw_verbs = frozenset(methods)
+        self.explains = self.hooks.exception is not None or not is_stock(smtp_class, "handle_exception")
+        self.offer = offer_of(server, roster)
+        self.banner = Reply(220, banner_text(server))
+
+    def syntaxes(self, server: SMTP) -> dict[str, str]:
+        """Return the line in HELP of every raw verb that has one now."""
+        found = {}
+        for verb, name in self.methods.items():
+            method = getattr(server, name)
+            text = getattr(method, "__smtp_syntax__", None)
+            when = getattr(method, "__smtp_syntax_when__", None)
+            if text is not None and (when is None or getattr(server, when)):
+                extended = getattr(method, "__smtp_syntax_extended__", None) or ""
+                found[verb] = text + (extended if server.session is not None and server.session.extended_smtp else "")
+        return found
+
+
+STOCK_MODULES = frozenset({"postbus.server.smtp", "postbus.server.lmtp"})
+
+
+def is_stock(smtp_class: type, name: str) -> bool:
+    """Return whether method *name* of *smtp_class* is as we wrote it."""
+    return getattr(smtp_class, name).__module__ in STOCK_MODULES
+
+
+STEPS = ("push", "check_helo_needed", "_call_handler_hook")
+"""Methods that every ``smtp_<VERB>`` goes through: overriding one makes all verbs raw."""
+
+
+def banner_text(server: SMTP) -> str:
+    """Return the greeting's words; the protocol name is what some clients look for (RFC 5321 s4.2)."""
+    return f"{server.hostname} {'LMTP' if server.lmtp else 'ESMTP'} {server.__ident__}"
+
+
+def key_of(server: SMTP, roster: Roster) -> tuple[Any, ...]:
+    """Return what tells one plan from another."""
+    size_octets = roster.terms.size_octets
+    return (
+        type(server),
+        id(server.event_handler),
+        server.data_size_limit,
+        None if size_octets is None else size_octets(),
+        server.enable_SMTPUTF8,
+        server._decode_data,
+        server.hostname,
+        server.__ident__,
+        server.tls_context is None,
+        server.require_starttls,
+    )
+
+
+def offer_of(server: SMTP, roster: Roster) -> Offer:
+    """Return what *server* offers on the listener of *roster*."""
+    context: ssl.SSLContext | None = server.tls_context
+    offer = Offer(
+        hostname=server.hostname,
+        size_octets=least(server.data_size_limit, roster.terms.size_octets() if roster.terms.size_octets else None),
+        smtputf8=server.enable_SMTPUTF8,
+        eightbitmime=not server._decode_data or server.enable_SMTPUTF8,  # RFC 6531 s3.1: SMTPUTF8 needs 8BITMIME
+        starttls=context is not None and not roster.terms.implicit_tls,
+        require_tls=bool(server.require_starttls) and not roster.terms.implicit_tls,
+    )
+    return replace(offer, **roster.terms.offer)
+
+
+def least(one: int | None, other: int | None) -> int | None:
+    """Return the smaller bound, where None is no bound."""
+    return min((bound for bound in (one, other) if bound is not None), default=None)

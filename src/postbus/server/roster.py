@@ -1,0 +1,211 @@
+"""The connections of one listener, and what they share: limits, threads, the sweep, the drain.
+
+A connection is admitted here before its banner and leaves here once, when it has ended for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+import ssl
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from postbus import telemetry
+from postbus.server.timers import Sweep, Timeouts
+from postbus.smtp.replies import Reply
+from postbus.smtp.terms import Limits
+
+if TYPE_CHECKING:
+    from postbus.server.connection import Connection
+    from postbus.server.plan import Plan
+
+TOO_MANY_CONNECTIONS = Reply(421, "Too many connections, try again later", "4.3.2")
+SHUTTING_DOWN = Reply(421, "Service shutting down, try again", "4.3.2")
+
+DISK_THREADS = 4
+LAST_WORD_S = 1.0  # for the 421s to leave before connections are cut
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a listener grants each connection.
+
+    Attributes:
+        name: the listener's, for logs and metrics.
+        connections_max, messages_max, session_max_octets: 0 or less: no limit.
+        limits: of the engine.
+        offer: fields of ``smtp.terms.Offer`` that the listener decides.
+        spill_folder: where content beyond *spill_threshold_octets* goes; None: it stays in memory.
+        gate: asked before each banner; a reply refuses the connection.
+        size_octets: asked for the largest message taken now, at each connection.
+    """
+
+    name: str = "smtp"
+    connections_max: int = 0
+    messages_max: int = 0
+    session_max_octets: int = 0
+    limits: Limits = Limits()
+    timeouts: Timeouts = Timeouts()
+    offer: dict[str, Any] = field(default_factory=dict)
+    implicit_tls: bool = False
+    spill_folder: Path | None = None
+    spill_threshold_octets: int = 256 * 1024
+    gate: Callable[[], Reply | None] | None = None
+    size_octets: Callable[[], int | None] | None = None
+
+
+class Roster:
+    """Who is connected.
+
+    Attributes:
+        terms: what each connection is granted; replaced as a value.
+        tls_context: for handshakes that start from now on; None: no TLS.
+        connections: the open ones.
+        work: tasks that outlive their connection: hooks at work when the peer left or our answer came too late.
+        sessions_total: connections admitted so far.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, terms: Terms, *, interval_s: float = 1.0, clock: Callable[[], float] | None = None
+    ) -> None:
+        self.loop = loop
+        self.terms = terms
+        self.tls_context: ssl.SSLContext | None = None
+        self.connections: set[Connection] = set()
+        self.work: set[asyncio.Task[Any]] = set()
+        self.sessions_total = 0
+        self.draining = False
+        self.plan: Plan | None = None
+        self.sweep = Sweep(loop, self._look, interval_s=interval_s, clock=clock)
+        self._pool: ThreadPoolExecutor | None = None
+        self._prefix = secrets.token_hex(4)
+        self._numbers = itertools.count(1)
+        self._empty: asyncio.Future[None] | None = None
+
+    # --- coming and going
+
+    def admit(self, connection: Connection) -> Reply | None:
+        """Enter *connection*, or return the reply that refuses it."""
+        terms = self.terms
+        refusal, reason = None, ""
+        if self.draining:
+            refusal, reason = SHUTTING_DOWN, "draining"
+        elif 0 < terms.connections_max <= len(self.connections):
+            refusal, reason = TOO_MANY_CONNECTIONS, "crowded"
+        elif terms.gate is not None:
+            refusal, reason = terms.gate(), "gate"
+        if refusal is not None:
+            telemetry.connection_refused(listener=terms.name, reason=reason, code=refusal.code)
+            return refusal
+        if not self.connections:
+            self.sweep.run()
+        self.connections.add(connection)
+        self.sessions_total += 1
+        return None
+
+    def leave(self, connection: Connection) -> None:
+        """*connection* has ended."""
+        self.connections.discard(connection)
+        if not self.connections:
+            self._idle()
+
+    def new_id(self) -> str:
+        """Return a session id: short, unique in this process, very likely anywhere."""
+        return f"{self._prefix}{next(self._numbers):06x}"
+
+    # --- shared means
+
+    @property
+    def pool(self) -> ThreadPoolExecutor:
+        """Threads for disk work, made on first use."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix=f"{self.terms.name}-spill")
+        return self._pool
+
+    def unlink(self, path: Path) -> None:
+        """Unlink *path* in a thread."""
+        self.pool.submit(path.unlink, True)  # noqa: FBT003 - missing_ok; submit passes it on
+
+    def keep(self, task: asyncio.Task[Any]) -> None:
+        """Hold on to *task* until it is done."""
+        self.work.add(task)
+        task.add_done_callback(self._worked)
+
+    def spawn(self, work: Awaitable[Any]) -> None:
+        """Run *work* in a task of its own, and hold on to it."""
+        self.keep(self.loop.create_task(_run(work)))
+
+    def _worked(self, task: asyncio.Task[Any]) -> None:
+        self.work.discard(task)
+        if not self.connections:
+            self._idle()
+
+    # --- time
+
+    def _look(self, now: float, passed_s: float) -> None:
+        """Tell every connection of which a deadline has passed."""
+        timeouts = self.terms.timeouts
+        for connection in tuple(self.connections):
+            lapse = connection.lapse(now, passed_s, connection.octets, timeouts)
+            if lapse is not None:
+                connection.lapsed(lapse)
+
+    def _idle(self) -> None:
+        """Nobody is connected."""
+        self.sweep.stop()
+        if self._empty is not None and not self.work and not self._empty.done():
+            self._empty.set_result(None)
+
+    # --- the end
+
+    async def drain(self, deadline_s: float) -> bool:
+        """Let messages in transfer finish, say 421 to everybody else, and wait; return whether all left by themselves in *deadline_s* seconds.
+
+        Whoever is left then gets 421 and is cut; hooks still at work are cancelled.
+        """
+        self.draining = True
+        for connection in tuple(self.connections):
+            connection.drain()
+        in_time = await self._emptied(deadline_s)
+        if not in_time:
+            for connection in tuple(self.connections):
+                connection.refuse(SHUTTING_DOWN, "drain")
+            await self._emptied(LAST_WORD_S)
+        await self.close()
+        return in_time
+
+    async def close(self) -> None:
+        """Cut what is left and let the threads end."""
+        self.draining = True
+        for connection in tuple(self.connections):
+            connection.abort("drain")
+        work = tuple(self.work)
+        for task in work:
+            task.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
+        self.sweep.stop()
+        if self._pool is not None:
+            pool, self._pool = self._pool, None
+            await self.loop.run_in_executor(None, pool.shutdown)
+
+    async def _emptied(self, within_s: float) -> bool:
+        if not self.connections and not self.work:
+            return True
+        self._empty = self.loop.create_future()
+        try:
+            async with asyncio.timeout(within_s):
+                await self._empty
+        except TimeoutError:
+            return False
+        finally:
+            self._empty = None
+        return True
+
+
+async def _run(work: Awaitable[Any]) -> Any:
+    return await work

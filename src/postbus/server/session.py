@@ -1,0 +1,133 @@
+"""Who is connected: one ``Session`` per connection, as handlers see it."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+PeerName = tuple[Any, ...] | str
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """What a TLS session agreed on.
+
+    Attributes:
+        version: as the ssl module names it, ``TLSv1.3``.
+        cipher: the suite, ``TLS_AES_256_GCM_SHA384``.
+        client_cert_subject: ``CN=...,O=...`` of a verified client certificate, or None.
+    """
+
+    version: str
+    cipher: str
+    client_cert_subject: str | None
+
+
+class Session:
+    """One connection, from its first octet to its last; a new one replaces it after STARTTLS (RFC 3207 s4.2), with the same id.
+
+    Handlers may hang attributes of their own on it.
+
+    Attributes:
+        id: short text, unique in this process and very likely anywhere; every log line of the session carries it.
+        peer: (host, port, ...) of the client; ``""`` or a path on a Unix socket.
+        listener: name of the listener.
+        ssl: what the transport knows of TLS (``cipher``, ``peercert``, ``sslcontext``, ``ssl_object`` ...), or None in plain text.
+        tls: the same as a small record, or None.
+        host_name: what the client called itself in HELO, EHLO or LHLO; None before.
+        extended_smtp: greeted by EHLO or LHLO.
+        authenticated: None before AUTH was tried, then whether it succeeded.
+        auth_data: what the authenticator returned.
+        login_data: aiosmtpd's old name for the identity.
+        traceparent: W3C trace context of this session's work, or None.
+    """
+
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_find_local",
+        "_local",
+        "auth_data",
+        "authenticated",
+        "extended_smtp",
+        "host_name",
+        "id",
+        "listener",
+        "lmtp",
+        "login_data",
+        "loop",
+        "peer",
+        "proxy_data",
+        "ssl",
+        "tls",
+        "traceparent",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.id = ""
+        self.peer: PeerName | None = None
+        self.listener = ""
+        self.lmtp = False
+        self.ssl: dict[str, Any] | None = None
+        self.tls: Tls | None = None
+        self.host_name: str | None = None
+        self.extended_smtp = False
+        self.authenticated: bool | None = None
+        self.auth_data: Any = None
+        self.login_data: Any = None
+        self.proxy_data: Any = None
+        self.traceparent: str | None = None
+        self._local: PeerName | None = None
+        self._find_local: Callable[[str], Any] | None = None
+
+    @property
+    def local(self) -> PeerName | None:
+        """Our own end of the connection; asked of the socket on first use (a system call)."""
+        if self._local is None and self._find_local is not None:
+            self._local = self._find_local("sockname")
+            self._find_local = None
+        return self._local
+
+    @local.setter
+    def local(self, name: PeerName | None) -> None:
+        self._local = name
+        self._find_local = None
+
+    @property
+    def protocol(self) -> str:
+        """``smtp``, ``esmtp``, ``esmtps``, ``esmtpa``, ``esmtpsa``, ``lmtp``, ``lmtps``, ... (RFC 3848, lower case)."""
+        name = "lmtp" if self.lmtp else "esmtp" if self.extended_smtp else "smtp"
+        if name == "smtp":
+            return name
+        return name + ("s" if self.tls is not None else "") + ("a" if self.authenticated else "")
+
+
+def tls_of(transport: asyncio.BaseTransport) -> tuple[dict[str, Any], Tls]:
+    """Return what *transport*, a TLS one, knows of its session: aiosmtpd's ``session.ssl`` and our record."""
+    known = {name: transport.get_extra_info(name) for name in ("sslcontext", "peercert", "cipher", "compression", "ssl_object")}
+    ssl_object: ssl.SSLObject | None = known["ssl_object"]
+    version = (ssl_object.version() if ssl_object is not None else None) or ""
+    cipher = known["cipher"]
+    return known, Tls(version, cipher[0] if cipher else "", _subject(known["peercert"]))
+
+
+SHORT_NAMES = {
+    "commonName": "CN",
+    "countryName": "C",
+    "localityName": "L",
+    "organizationName": "O",
+    "organizationalUnitName": "OU",
+    "stateOrProvinceName": "ST",
+}
+
+
+def _subject(certificate: Any) -> str | None:
+    """Return the subject of *certificate* (as ``SSLSocket.getpeercert`` gives it), most specific name first."""
+    if not certificate or not certificate.get("subject"):
+        return None
+    pairs = [pair for part in certificate["subject"] for pair in part]
+    return ",".join(f"{SHORT_NAMES.get(name, name)}={value}" for name, value in reversed(pairs))
