@@ -22,7 +22,7 @@ RUN /opt/build/bin/pip wheel --quiet --no-deps --no-index --no-build-isolation -
     /opt/build/bin/pip --python /opt/postbus/bin/python install --quiet --no-deps --no-index dist/*.whl && \
     /opt/build/bin/pip --python /opt/postbus/bin/python check
 # The embedded defaults listen on the loopback, where nobody outside the container would reach them.
-RUN printf '%s\n' 'listeners: {smtp: {address: "0.0.0.0:2525"}}' 'sidecar: {address: "0.0.0.0:8080"}' 'spool: {folder: /var/spool/postbus}' > postbus.yaml
+RUN printf '%s\n' 'listeners: {smtp: {address: "0.0.0.0:2525"}}' 'sidecar: {address: "0.0.0.0:8080"}' 'spool: {folder: /var/spool/postbus/data}' > postbus.yaml
 
 # Nothing is run from here on, so that an image for another architecture is assembled without emulating it.
 FROM ${PYTHON_IMAGE}

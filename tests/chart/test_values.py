@@ -111,6 +111,7 @@ def listener(address: str, **more: object) -> Tree:
         ),
         pytest.param("config.spool.max_octets", {"config": {"spool": {"max_octets": 1_900_000_000}}}, id="spool larger than its emptyDir"),
         pytest.param("config.spool.max_octets", {"persistence": {"enabled": True, "size": "1500M"}}, id="spool larger than its volume"),
+        pytest.param("config.spool.folder", {"config": {"spool": {"folder": "/spool"}}}, id="volume over the root"),
         pytest.param("config.spool.max_octets", {"config": {"spool": {"max_octets": None}}}, id="the application's own bound"),
         pytest.param(
             "resources.limits.ephemeral-storage",

@@ -94,7 +94,7 @@ spec:
           mountPath: /etc/postbus/config
           readOnly: true
         - name: spool
-          mountPath: {{ .Values.config.spool.folder }}
+          mountPath: {{ dir .Values.config.spool.folder }}
         - name: tmp
           mountPath: /tmp
         {{- if .Values.tls.existingSecret }}

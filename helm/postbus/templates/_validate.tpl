@@ -85,6 +85,9 @@ Each check that fails adds a line: the path, what is wrong, what would be right.
 {{- end -}}
 {{- end -}}
 
+{{- if not (regexMatch "^/[^/]+/.*[^/]$" $config.spool.folder) -}}
+{{- $wrong = append $wrong (printf "config.spool.folder: %q is not a folder in a volume; its parent becomes the mount, as in /var/spool/postbus/data" $config.spool.folder) -}}
+{{- end -}}
 {{- /* The kubelet evicts a pod whose emptyDir is too full, and a full volume stops deliveries: the spool has to stop before that. */ -}}
 {{- $room := ternary .Values.persistence.size .Values.ephemeralSpool.sizeLimit .Values.persistence.enabled -}}
 {{- $roomPath := ternary "persistence.size" "ephemeralSpool.sizeLimit" .Values.persistence.enabled -}}
