@@ -82,9 +82,11 @@ def encode_json(time_text: str, level: str, event: str, keys: Mapping[str, objec
     except TypeError:  # a lone surrogate, an integer beyond 64 bits
         return _encode_carefully(record)
     # A backslash means that something was escaped: a control character too would come back to life in `jq -r`.
-    if line.isascii() and len(line) <= LINE_MAX_OCTETS and b"\\" not in line and b"\x7f" not in line:
+    if len(line) > LINE_MAX_OCTETS or b"\\" in line:
+        return _encode_carefully(record)
+    if line.isascii() and b"\x7f" not in line:
         return line
-    return _encode_carefully(record)
+    return _encode_carefully(record) if _UNSAFE.search(line[:-1].decode()) else line
 
 
 def _encode_carefully(record: Mapping[str, object]) -> bytes:

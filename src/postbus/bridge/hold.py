@@ -1,0 +1,127 @@
+"""Delivery while the sender waits: what a ``hold`` route promises with its 250.
+
+Required sinks are awaited within the deadline. A best-effort sink gets one attempt in the background, once the required ones have the
+event: after a 451 the sender comes again, and that would be the second attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from postbus import telemetry
+from postbus.bridge.renderer import Renderer, Rendering
+from postbus.event.mail import Mail
+from postbus.sinks import Outcome, Rejected, Retry, Sent, Sink
+
+BACKGROUND_MAX = 1_000
+"""Best-effort sends under way; beyond, they are dropped and counted."""
+BEST_EFFORT_TIMEOUT_S = 60.0
+
+_WORDS: dict[type, str] = {Sent: "sent", Retry: "retry", Rejected: "rejected"}
+
+
+class Readable(Protocol):
+    """A received message's octets, in memory or in a file (``postbus.server.Body`` is one)."""
+
+    octets: bytes | None
+    path: Path | None
+
+    def read(self) -> bytes:
+        """Return the octets, from the file if need be. Blocks."""
+
+
+class Courier:
+    """Delivers while somebody waits.
+
+    Args:
+        sinks: gives the sinks of the moment, so that a reload needs no new courier.
+        renderer: makes events.
+    """
+
+    def __init__(self, sinks: Callable[[], Mapping[str, Sink]], renderer: Renderer) -> None:
+        self._sinks = sinks
+        self._renderer = renderer
+        self._background: set[asyncio.Task[Outcome]] = set()
+
+    def down(self, sinks: Sequence[str]) -> str | None:
+        """Return the name of a sink of *sinks* that is known to be away (or not configured), or ``None``. No I/O."""
+        known = self._sinks()
+        return next((name for name in sinks if (sink := known.get(name)) is None or not sink.health().ok), None)
+
+    async def deliver_now(self, mail: Mail, body: Readable, deadline_s: float) -> list[Outcome]:
+        """Return what became of each recipient's event, in order, within *deadline_s* seconds.
+
+        Of several required sinks the least good outcome counts: Retry, else Rejected, else Sent.
+        """
+        deadline = asyncio.get_running_loop().time() + deadline_s
+        rendering = self._open(mail, body)
+        wanted = [(index, sink) for index, recipient in enumerate(mail.recipients) for sink in recipient.sinks]
+        if len(wanted) == 1:
+            outcomes: list[Outcome] = [await self._attempt(rendering, *wanted[0], deadline)]
+        else:
+            outcomes = await asyncio.gather(*(self._attempt(rendering, index, sink, deadline) for index, sink in wanted))
+        folded = [
+            fold([outcome for (owner, _), outcome in zip(wanted, outcomes, strict=True) if owner == index])
+            for index in range(len(mail.recipients))
+        ]
+        for index, recipient in enumerate(mail.recipients):
+            if recipient.best_effort and isinstance(folded[index], Sent):
+                self._best_effort(rendering, index, recipient.best_effort)
+        return folded
+
+    def _open(self, mail: Mail, body: Readable) -> Rendering:
+        if body.path is None:
+            return self._renderer.open(mail, body.octets or b"")
+        return self._renderer.open(mail, body.path, lambda: asyncio.to_thread(body.read))
+
+    async def _attempt(self, rendering: Rendering, index: int, name: str, deadline: float) -> Outcome:
+        """Return how one send ended. Nothing but cancellation leaves here."""
+        sink = self._sinks().get(name)
+        if sink is None:
+            return Retry(f"sink {name!r} is not in the configuration")
+        start = time.perf_counter()
+        try:
+            async with asyncio.timeout_at(deadline):
+                outcome = await sink.send(await rendering.event(index, as_octets=sink.octets))
+        except TimeoutError:
+            outcome = Retry("no answer within the deadline")
+        except Exception as error:  # noqa: BLE001 - top of a delivery: a mistake of ours is a 451, never more
+            text = "".join(traceback.format_exception(error))
+            telemetry.task_restarted(task=f"sink {name}", error=repr(error), after_s=0.0, traceback=text)
+            outcome = Retry(f"failed in postbus: {type(error).__name__}", sink_down=False)
+        telemetry.delivery_attempted(sink=name, outcome=_WORDS[type(outcome)], seconds=time.perf_counter() - start)
+        return outcome
+
+    def _best_effort(self, rendering: Rendering, index: int, sinks: Sequence[str]) -> None:
+        loop = asyncio.get_running_loop()
+        event_id = rendering.mail.recipients[index].event_id
+        for name in sinks:
+            if len(self._background) >= BACKGROUND_MAX:
+                telemetry.delivery_given_up(sink=name, event=event_id, reason="crowded", why="too many under way", kept=False)
+                continue
+            task = loop.create_task(self._attempt(rendering, index, name, loop.time() + BEST_EFFORT_TIMEOUT_S))
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+
+    async def drain(self, deadline_s: float) -> None:
+        """Wait for best-effort sends at most *deadline_s* seconds, then end them."""
+        if not self._background:
+            return
+        _, late = await asyncio.wait(self._background, timeout=deadline_s)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+
+
+def fold(outcomes: Sequence[Outcome]) -> Outcome:
+    """Return the outcome that speaks for all of *outcomes*: a Retry if there is one, else a Rejected, else Sent."""
+    for kind in (Retry, Rejected):
+        for outcome in outcomes:
+            if isinstance(outcome, kind):
+                return outcome
+    return Sent("; ".join(outcome.detail for outcome in outcomes if isinstance(outcome, Sent)))

@@ -1,0 +1,707 @@
+"""The spool itself: admission, group commit, faults, housekeeping. Runs on the loop; what blocks is on the writer or in a pool."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import file_digest
+from pathlib import Path
+from typing import Literal
+
+from postbus import telemetry
+from postbus.bridge.backoff import delay_s
+from postbus.bridge.clock import Clock, LoopClock, Timer
+from postbus.bridge.spool.database import Applied, Database, Row, Tally, row_of
+from postbus.bridge.spool.faults import SpoolDamaged, SpoolFailed, SpoolFault, SpoolFull
+from postbus.bridge.spool.folder import Folder, disk_faults
+from postbus.bridge.spool.records import Body, DeadLetter, Delivery, Held, Mark, Numbers, Page, Slot, State
+from postbus.bridge.spool.writer import Writer
+from postbus.bridge.spool_settings import RetrySettings, SpoolSettings
+from postbus.event.mail import Mail
+
+ROW_MAX_OCTETS = 262_144
+"""Larger bodies are files: inline and file cost the same at 128 to 256 KiB."""
+GROUP_MAX_MESSAGES = 256
+GROUP_MAX_OCTETS = 8_388_608
+GROUP_MAX_MARKS = 2_048
+MARK_LINGER_S = 0.05
+"""How long marks wait for a commit to ride with. A crash meanwhile sends those events once more."""
+TICK_S = 1.0
+RETENTION_TICKS = 60
+RETENTION_STEP = 500
+FILE_THREADS = 8
+"""fsync of files in parallel: 7 to 25 % more than one after another."""
+REOPEN = RetrySettings(first_delay_s=1.0, max_delay_s=60.0)
+
+Closed = Literal["full", "unhealthy"]
+
+
+@dataclass(slots=True)
+class _Commit:
+    """A message that waits for its group."""
+
+    row: Row
+    mail: Mail
+    slots: tuple[Slot, ...]
+    future: asyncio.Future[Held]
+    marks: tuple[Mark, ...] = ()
+
+
+@dataclass(slots=True)
+class _Group:
+    """What goes into one transaction."""
+
+    commits: list[_Commit] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+    removals: list[int] = field(default_factory=list)
+    recount: bool = False
+    octets: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Care:
+    """What a round of housekeeping found."""
+
+    free_octets: int
+    spilled_octets: int
+    oldest_ms: int | None
+    expired: tuple[Mark, ...]
+
+
+class Spool:
+    """Accepted mail, until its sinks have it. Open and use it on one loop.
+
+    Attributes:
+        numbers: the spool in figures; read only.
+        receiver: called on the loop with each message as it becomes durable, in order of seq; set it before mail arrives.
+        on_replay: called with the sink's name when a dead letter was put back.
+    """
+
+    def __init__(self, settings: SpoolSettings, *, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.numbers = Numbers()
+        self.receiver: Callable[[Held], None] | None = None
+        self.on_replay: Callable[[str], None] | None = None
+        self.folder = Folder(settings.folder, settings.ballast_octets)
+        self.spill_folder = self.folder.spill
+        self._clock: Clock = clock or LoopClock()
+        self._database = Database(self.folder.database, self.folder.bodies)
+        self._state: Literal["closed", "open", "failed"] = "closed"
+        self._accepting = False
+        self._reason = "the spool is not open"
+        self._disk_full = False
+        self._busy = False
+        self._scheduled = False
+        self._queue: deque[_Commit] = deque()
+        self._marks: deque[Mark] = deque()
+        self._removals: list[int] = []
+        self._recount = False
+        self._posted = 0
+        self._durable = 0
+        self._flushes: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._linger: asyncio.TimerHandle | None = None
+        self._tick_timer: Timer | None = None
+        self._reopen_timer: Timer | None = None
+        self._reopen_failures = 0
+        self._refused: list[int] = []
+        self._ticks = 0
+        self._commits_at_tick = 0
+        self._commits = 0
+        self._holes_told = 0
+        self._next_seq = 0
+        self._next_file = 0
+        self._watches: list[Callable[[], None]] = []
+
+    # --- opening and closing
+
+    async def open(self) -> None:
+        """Take the folder, read what is held, sweep what no row names.
+
+        Raises:
+            SpoolRefused: the operator must act; the text says how.
+            SpoolFailed, SpoolFull: the disk says no.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._writer = Writer()
+        self._pool = ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="postbus-files")
+        try:
+            tally = await self._writer.run(self._open)
+        except BaseException:
+            await self._writer.stop()
+            self._pool.shutdown()
+            raise
+        numbers = self.numbers
+        numbers.messages, numbers.octets, numbers.damaged = tally.messages, tally.octets, tally.damaged
+        numbers.pending, numbers.dead_letters = {sink: count for sink, count in tally.pending.items() if count > 0}, tally.dead_letters
+        # Past what was used and past the clock: a number is not used twice even when the spool was empty meanwhile.
+        self._next_seq = self._next_file = max(tally.newest + 1, self._clock.now_ms() * 1000)
+        self._state, self._accepting, self._reason = "open", True, ""
+        self._watch()
+        self._tell_holes()
+        self._tick_timer = self._clock.call_later(0, self._tick)
+        telemetry.spool_opened(messages=numbers.messages, octets=numbers.octets, dead_letters=sum(tally.dead_letters.values()))
+
+    def _open(self) -> Tally:
+        self.folder.open()
+        try:
+            try:
+                self._database.open()
+                tally = self._database.tally()
+            except SpoolDamaged as damage:
+                self._database.close()
+                place = self.folder.quarantine(str(self._clock.now_ms()))
+                telemetry.spool_damaged(what="database", why=str(damage), place=str(place))
+                self._database.open()
+                tally = self._database.tally()
+                tally.damaged += 1
+            if not self._database.holes:  # with rows unreadable, nobody knows which files they named
+                orphans = self.folder.sweep(tally.files)
+                telemetry.spool_swept(orphans=orphans)
+            self.folder.fill_ballast()
+            self.numbers.free_octets = self.folder.free_octets()
+        except BaseException:
+            self._database.close()
+            self.folder.close()
+            raise
+        return tally
+
+    async def close(self) -> None:
+        """Accept nothing more, make durable what waits, let the folder go. Harmless when it is not open."""
+        if self._state == "closed":
+            return
+        self._accepting = False
+        self._reason = "the spool is closing"
+        for timer in (self._tick_timer, self._reopen_timer, self._linger):
+            if timer is not None:
+                timer.cancel()
+        while self._state == "open" and (self._busy or self._queue or self._marks or self._removals):
+            if not self._busy:
+                self._hand_over()
+            await self._writer.run(lambda: None)
+        self._state = "closed"
+        self._refuse_waiting(SpoolFailed("the spool is closed"))
+        with suppress(SpoolFault):
+            await self._writer.run(self._database.close)
+        await self._writer.stop()
+        self._pool.shutdown()
+        self.folder.close()
+        for end in self._watches:
+            end()
+        self._watches.clear()
+
+    # --- accepting
+
+    def gate(self) -> Closed | None:
+        """Return why mail cannot be taken now, ``None`` if it can. No I/O, no awaits."""
+        if self._state != "open" or not self._accepting:
+            return "unhealthy"
+        return "full" if self._full(0) else None
+
+    @property
+    def reason(self) -> str:
+        """What ``gate`` means, for logs and status pages; ``""`` when mail can be taken."""
+        return self._full(0) or "" if self._state == "open" and self._accepting else self._reason
+
+    @property
+    def room_octets(self) -> int:
+        """Return how large a message may be now, by the spool's bounds."""
+        numbers, settings = self.numbers, self.settings
+        room = settings.max_octets - numbers.octets - numbers.spilled_octets
+        return max(0, min(room, numbers.free_octets - settings.free_min_octets))
+
+    def _full(self, size_octets: int) -> str | None:
+        numbers, settings = self.numbers, self.settings
+        if self._disk_full:
+            return "the disk is full"
+        if numbers.octets + numbers.spilled_octets + size_octets > settings.max_octets or numbers.octets >= settings.max_octets:
+            return f"{numbers.octets + numbers.spilled_octets} of {settings.max_octets} octets are in use"
+        if numbers.messages >= settings.max_messages:
+            return f"{numbers.messages} of {settings.max_messages} messages are held"
+        if numbers.free_octets - size_octets < settings.free_min_octets:
+            return f"{numbers.free_octets} octets are free on the disk, {settings.free_min_octets} must stay"
+        return None
+
+    async def bury(self, mail: Mail, slots: Sequence[Slot], body: Body, why: Sequence[str]) -> None:
+        """Keep *mail* as dead letters, one for each slot with its reason; return when that is durable. Otherwise as ``commit``."""
+        await self._accept(mail, tuple(slots), body, why)
+
+    async def commit(self, mail: Mail, slots: Sequence[Slot], body: Body) -> Held:
+        """Take *mail*; return when it is durable. *receiver* has then been given it.
+
+        A spilled body's file is taken (``body.release`` was called). If the caller is cancelled, the message is not kept:
+        its sender gets no 250 and will send it again.
+
+        Args:
+            mail: the record, rendered from now on without further input.
+            slots: the deliveries owed; ``slots_of(mail)`` for all.
+            body: the octets.
+
+        Raises:
+            SpoolFull: 452. SpoolFailed: 451. The body is still the caller's then.
+        """
+        return await self._accept(mail, tuple(slots), body, ())
+
+    async def _accept(self, mail: Mail, slots: tuple[Slot, ...], body: Body, why: Sequence[str]) -> Held:
+        size_octets = body.size_octets
+        if self._state != "open" or not self._accepting:
+            raise SpoolFailed(self._reason)
+        full = self._full(0 if body.path is not None else size_octets)  # a spilled file is on the disk already
+        if full is not None:
+            raise SpoolFull(full)
+        self.numbers.messages += 1
+        self.numbers.octets += size_octets
+        name: str | None = None
+        octets = body.octets
+        try:
+            if octets is None or size_octets > ROW_MAX_OCTETS:
+                name, octets = await self._keep(body), None
+            # From here to the queue without await: the order of numbers is the order of groups.
+            self._next_seq += 1
+            row = row_of(self._next_seq, mail, slots, size_octets=size_octets, octets=octets, file=name)
+        except BaseException:
+            self._forget(size_octets, name)
+            raise
+        commit = _Commit(row, mail, slots, self._loop.create_future(), self._obituaries(row.seq, mail, slots, why) if why else ())
+        self._queue.append(commit)
+        self._poke()
+        return await commit.future
+
+    def _obituaries(self, seq: int, mail: Mail, slots: tuple[Slot, ...], why: Sequence[str]) -> tuple[Mark, ...]:
+        now_ms = self._clock.now_ms()
+        self._recount = True
+        names = [mail.recipients[slot.recipient].event_id for slot in slots]
+        return tuple(
+            Mark(seq, number, len(slots), State.DEAD, names[number], slot.sink, why=reason[:1000], at_ms=now_ms)
+            for number, (slot, reason) in enumerate(zip(slots, why, strict=True))
+        )
+
+    async def _keep(self, body: Body) -> str:
+        self._next_file += 1
+        name = f"{self._next_file:016x}"
+        source = body.path
+        job = partial(self.folder.write, body.octets or b"", name) if source is None else partial(self.folder.keep, source, name)
+        future = self._loop.run_in_executor(self._pool, job)
+        try:
+            await asyncio.shield(future)
+        except SpoolFailed as fault:
+            self._fail(str(fault))
+            raise
+        except SpoolFull:
+            raise
+        except asyncio.CancelledError:
+            future.add_done_callback(lambda _: self._remove((name,)))
+            raise
+        finally:
+            if source is not None and not future.cancelled() and future.done() and future.exception() is None:
+                body.release()
+        return name
+
+    def _forget(self, size_octets: int, name: str | None) -> None:
+        self.numbers.messages -= 1
+        self.numbers.octets -= size_octets
+        if name is not None:
+            self._remove((name,))
+
+    def _remove(self, names: Sequence[str]) -> None:
+        if names:
+            with suppress(RuntimeError):  # the pool has ended: orphans are swept at the next start
+                self._pool.submit(self.folder.remove, tuple(names))
+
+    # --- marks: what became of deliveries. They return at once and ride with the next group.
+
+    def done(self, delivery: Delivery) -> None:
+        """The sink has the event, or nobody wants it any more. The message goes with its last open slot."""
+        held = delivery.held
+        self._mark(Mark(held.seq, delivery.number, len(held.slots), State.DONE), delivery)
+
+    def retry(self, delivery: Delivery, due_ms: int, why: str) -> None:
+        """The event steps aside until *due_ms*; ``delivery.attempt`` is kept with it."""
+        self._post(self._mark_of(delivery, State.RETRY, due_ms, why, delivery.since_ms))
+
+    def dead(self, delivery: Delivery, why: str) -> None:
+        """The event is given up; it is kept, with its message, as a dead letter."""
+        self._recount = True
+        self._mark(self._mark_of(delivery, State.DEAD, 0, why, self._clock.now_ms()), delivery)
+
+    def set_aside(self, delivery: Delivery, why: str) -> None:
+        """The message turned out to be damaged: keep it out of every page, and tell."""
+        seq, now_ms = delivery.held.seq, self._clock.now_ms()
+        self._decide(delivery.slot.sink)
+        self.numbers.damaged += 1
+        telemetry.spool_damaged(what="message", why=why, place=delivery.held.mail.id)
+        self._writer.post(lambda: self._database.set_aside(seq, why, now_ms), lambda _result, _fault: None)
+
+    @staticmethod
+    def _mark_of(delivery: Delivery, state: State, due_ms: int, why: str, at_ms: int) -> Mark:
+        held, slot = delivery.held, delivery.slot
+        event_id = delivery.recipient.event_id
+        return Mark(held.seq, delivery.number, len(held.slots), state, event_id, slot.sink, delivery.attempt, due_ms, why[:1000], at_ms)
+
+    def _mark(self, mark: Mark, delivery: Delivery) -> None:
+        self._decide(delivery.slot.sink)
+        self._post(mark)
+
+    def _decide(self, sink: str, count: int = 1) -> None:
+        """*count* deliveries are not owed to *sink* any more."""
+        pending = self.numbers.pending
+        pending[sink] = pending.get(sink, 0) - count
+
+    def _post(self, mark: Mark) -> None:
+        self._marks.append(mark)
+        self._posted += 1
+        if self._linger is None and not self._busy:
+            self._linger = self._loop.call_later(MARK_LINGER_S, self._linger_ended)
+        elif len(self._marks) == GROUP_MAX_MARKS:
+            self._poke()
+
+    def _linger_ended(self) -> None:
+        self._linger = None
+        self._hand_over()
+
+    async def flush(self) -> None:
+        """Return when every mark given so far is durable. Raises ``SpoolFailed`` if the spool is not healthy."""
+        if self._durable == self._posted:
+            return
+        if self._state != "open":
+            raise SpoolFailed(self._reason)
+        future = self._loop.create_future()
+        self._flushes.append((self._posted, future))
+        self._poke()
+        await future
+
+    # --- groups
+
+    def _poke(self) -> None:
+        """Hand a group over at the end of this turn of the loop, so that all who come in this turn share it."""
+        if not self._busy and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._hand_over)
+
+    def _hand_over(self) -> None:
+        self._scheduled = False
+        if self._state != "open":  # failed meanwhile: nobody waits for a reopening
+            self._refuse_waiting(SpoolFailed(self._reason))
+            return
+        if self._busy:
+            return
+        group = self._take_group()
+        if not (group.commits or group.marks or group.removals):
+            return
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+        self._busy = True
+        self._writer.post(partial(self._apply, group), partial(self._applied, group))
+
+    def _take_group(self) -> _Group:
+        group = _Group()
+        queue, marks, commits = self._queue, self._marks, group.commits
+        while queue and len(commits) < GROUP_MAX_MESSAGES and group.octets < GROUP_MAX_OCTETS:
+            commit = queue.popleft()
+            if commit.future.cancelled():
+                self._forget(commit.row.size_octets, commit.row.file)
+                continue
+            commits.append(commit)
+            group.octets += len(commit.row.body or b"")
+        if len(marks) <= GROUP_MAX_MARKS:
+            group.marks.extend(marks)
+            marks.clear()
+        else:
+            group.marks.extend(marks.popleft() for _ in range(GROUP_MAX_MARKS))
+        group.removals, self._removals = self._removals, []
+        group.recount, self._recount = self._recount, False
+        return group
+
+    def _apply(self, group: _Group) -> tuple[Applied, int | None, float]:
+        """On the writer's thread: one transaction, then a look at the free space."""
+        start = time.perf_counter()
+        rows = [commit.row for commit in group.commits]
+        marks = [*group.marks, *(mark for commit in group.commits for mark in commit.marks)]
+        applied = self._database.apply(rows, marks, group.removals, recount=group.recount)
+        free_octets: int | None = None
+        with suppress(SpoolFault):  # the group is durable, whatever statvfs says
+            free_octets = self.folder.free_octets()
+        return applied, free_octets, time.perf_counter() - start
+
+    def _applied(self, group: _Group, result: tuple[Applied, int | None, float], fault: SpoolFault | None) -> None:
+        self._busy = False
+        if fault is not None:
+            self._group_failed(group, fault)
+            return
+        applied, free_octets, seconds = result
+        numbers = self.numbers
+        numbers.messages -= applied.messages
+        numbers.octets -= applied.octets
+        if free_octets is not None:
+            numbers.free_octets = free_octets
+        if applied.dead_letters is not None:
+            numbers.dead_letters = applied.dead_letters
+        self._remove(applied.files)
+        self._durable += len(group.marks)
+        while self._flushes and self._flushes[0][0] <= self._durable:
+            _, flush = self._flushes.popleft()
+            if not flush.done():
+                flush.set_result(None)
+        arrivals = [held for held in map(self._resolve, group.commits) if held is not None]
+        self._commits += len(group.commits)
+        telemetry.spool_committed(messages=len(group.commits), seconds=seconds)
+        self._next_group()
+        if self.receiver is not None:
+            for held in arrivals:
+                self.receiver(held)
+
+    def _next_group(self) -> None:
+        """Go on at once for those who wait for an answer; marks alone wait a little for company."""
+        if self._queue or self._removals or self._flushes or len(self._marks) >= GROUP_MAX_MARKS:
+            self._hand_over()
+        elif self._marks and self._linger is None:
+            self._linger = self._loop.call_later(MARK_LINGER_S, self._linger_ended)
+
+    def _resolve(self, commit: _Commit) -> Held | None:
+        row = commit.row
+        if commit.future.cancelled():  # nobody answered 250: take it out again
+            self._removals.append(row.seq)
+            telemetry.spool_withdrawn(message=commit.mail.id)
+            return None
+        path = self.folder.bodies / row.file if row.file is not None else None
+        held = Held(row.seq, commit.mail, commit.slots, size_octets=row.size_octets, octets=row.body, path=path)
+        if commit.marks:  # dead on arrival
+            commit.future.set_result(held)
+            return None
+        pending = self.numbers.pending
+        for _, sink, _ in commit.slots:
+            pending[sink] = pending.get(sink, 0) + 1
+        commit.future.set_result(held)
+        return held
+
+    # --- faults
+
+    def _group_failed(self, group: _Group, fault: SpoolFault) -> None:
+        self._marks.extendleft(reversed(group.marks))
+        self._removals = group.removals + self._removals
+        self._recount |= group.recount
+        telemetry.spool_failed(kind="full" if isinstance(fault, SpoolFull) else "failed", why=str(fault))
+        for commit in reversed(group.commits):
+            self._queue.appendleft(commit)
+        if isinstance(fault, SpoolFull):
+            self._disk_full = True
+            self._refuse_waiting(fault)
+            self._loop.run_in_executor(self._pool, self.folder.drop_ballast).add_done_callback(lambda _: self._hand_over())
+        else:
+            self._refused += [commit.row.seq for commit in group.commits]
+            self._fail(str(fault))
+
+    def _refuse_waiting(self, fault: SpoolFault) -> None:
+        """Tell all who wait that their mail was not taken."""
+        queue, self._queue = self._queue, deque()
+        for commit in queue:
+            self._forget(commit.row.size_octets, commit.row.file)
+            if not commit.future.done():
+                commit.future.set_exception(type(fault)(str(fault)))
+
+    def _fail(self, why: str) -> None:
+        """Stop accepting, and open again after a pause."""
+        self._reason = why
+        self._refuse_waiting(SpoolFailed(why))
+        while self._flushes:
+            _, flush = self._flushes.popleft()
+            if not flush.done():
+                flush.set_exception(SpoolFailed(why))
+        if self._state == "open":
+            self._state = "failed"
+            self._reopen_failures = 0
+            self._reopen_later()
+
+    def _reopen_later(self) -> None:
+        self._reopen_failures += 1
+        self._reopen_timer = self._clock.call_later(delay_s(self._reopen_failures, REOPEN, 0.5), self._reopen)
+
+    def _reopen(self) -> None:
+        refused = tuple(self._refused)
+        self._writer.post(partial(self._database.reopen, refused), partial(self._reopened, refused))
+
+    def _reopened(self, refused: tuple[int, ...], _result: None, fault: SpoolFault | None) -> None:
+        if self._state != "failed":  # closed meanwhile
+            return
+        if fault is not None:
+            self._reason = str(fault)
+            telemetry.spool_failed(kind="reopen", why=self._reason)
+            self._reopen_later()
+            return
+        del self._refused[: len(refused)]
+        self._state, self._reason = "open", "" if self._accepting else self._reason
+        telemetry.spool_reopened(failures=self._reopen_failures)
+        self._hand_over()
+
+    # --- reading
+
+    async def fresh(self, sink: str, after: int, limit: int, max_octets: int) -> Page:
+        """Return undecided deliveries to *sink* of messages after seq *after*, in order."""
+        now_ms = self._clock.now_ms()
+        page = await self._writer.run(lambda: self._database.fresh(sink, after, limit, max_octets, now_ms))
+        self._tell_holes()
+        self._decide(sink, page.damaged)
+        return page
+
+    async def due(self, sink: str, limit: int, max_octets: int) -> Page:
+        """Return retries to *sink* that are due now. Those returned before must have been decided, or they come again."""
+        await self.flush()
+        now_ms = self._clock.now_ms()
+        page = await self._writer.run(lambda: self._database.due(sink, now_ms, limit, max_octets))
+        self._tell_holes()
+        self._decide(sink, page.damaged)
+        return page
+
+    async def verify(self, held: Held) -> None:
+        """Check that the file of *held* is what was accepted.
+
+        Raises:
+            SpoolDamaged: it is missing, or is not. SpoolFailed: the disk says no.
+        """
+        await self._loop.run_in_executor(self._pool, _verify, held)
+
+    async def read(self, held: Held) -> bytes:
+        """Return the octets of *held*. Raises as ``verify``, which see; the content is not checked again."""
+        if held.octets is not None:
+            return held.octets
+        return await self._loop.run_in_executor(self._pool, _read, held)
+
+    def _tell_holes(self) -> None:
+        holes = self._database.holes
+        for why in holes[self._holes_told :]:
+            telemetry.spool_damaged(what="row", why=why, place=str(self.folder.database))
+            self.numbers.damaged += 1
+        self._holes_told = len(holes)
+
+    # --- dead letters
+
+    async def dead_letters(self, limit: int = 100, after: str = "") -> list[DeadLetter]:
+        """Return at most *limit* dead letters, the oldest first, behind the cursor *after*. ``ValueError``: that is no cursor."""
+        await self.flush()
+        return await self._writer.run(lambda: self._database.dead_letters(limit, after))
+
+    async def dead_letter(self, event_id: str, sink: str) -> tuple[DeadLetter, Delivery] | None:
+        """Return one dead letter and its delivery (for rendering), ``None`` if there is none of that name."""
+        await self.flush()
+        return await self._writer.run(lambda: self._database.dead_letter(event_id, sink))
+
+    async def replay(self, event_id: str, sink: str) -> bool:
+        """Put a dead letter back in its sink's queue, attempts and age counted anew; return whether there was one."""
+        mark = await self._dead_mark(event_id, sink)
+        if mark is None:
+            return False
+        now_ms = self._clock.now_ms()
+        self.numbers.pending[sink] = self.numbers.pending.get(sink, 0) + 1
+        self._recount = True
+        self._post(mark._replace(state=State.RETRY, attempt=0, due_ms=now_ms, at_ms=now_ms))
+        await self.flush()
+        if self.on_replay is not None:
+            self.on_replay(sink)
+        return True
+
+    async def drop(self, event_id: str, sink: str) -> bool:
+        """Forget a dead letter; return whether there was one. Its message goes with its last open slot."""
+        mark = await self._dead_mark(event_id, sink)
+        if mark is None:
+            return False
+        self._drop(mark)
+        await self.flush()
+        return True
+
+    async def _dead_mark(self, event_id: str, sink: str) -> Mark | None:
+        await self.flush()
+        return await self._writer.run(lambda: self._database.dead_mark(event_id, sink))
+
+    def _drop(self, mark: Mark) -> None:
+        self._recount = True
+        self._post(mark._replace(state=State.DONE))
+
+    # --- housekeeping
+
+    def _tick(self) -> None:
+        self._ticks += 1
+        idle = self._commits == self._commits_at_tick
+        self._commits_at_tick = self._commits
+        retention = self._ticks % RETENTION_TICKS == 1
+        job = partial(self._care, idle=idle, retention=retention, healthy=self._state == "open")
+        self._writer.post(job, self._cared)
+
+    def _care(self, *, idle: bool, retention: bool, healthy: bool) -> _Care:
+        """On the writer's thread: measure, and while nothing else is to do give pages back."""
+        settings = self.settings
+        free_octets = self.folder.free_octets()
+        with disk_faults("cannot look at the spill folder"):
+            spilled_octets = self.folder.spilled_octets()
+        if free_octets > settings.free_min_octets + settings.ballast_octets and self.folder.fill_ballast():
+            free_octets = self.folder.free_octets()
+        if not healthy:
+            return _Care(free_octets, spilled_octets, self.numbers.oldest_ms, ())
+        expired: list[Mark] = []
+        if retention:
+            before_ms = self._clock.now_ms() - settings.dead_letter_age_max_s * 1000
+            expired = self._database.expired(before_ms, settings.dead_letters_max, RETENTION_STEP)
+        if idle:
+            self._database.vacuum()
+        return _Care(free_octets, spilled_octets, self._database.oldest_ms(), tuple(expired))
+
+    def _cared(self, care: _Care, fault: SpoolFault | None) -> None:
+        if self._state == "closed" or not self._accepting:
+            return
+        self._tick_timer = self._clock.call_later(TICK_S, self._tick)
+        if fault is not None:
+            telemetry.spool_failed(kind="housekeeping", why=str(fault))
+            return
+        numbers = self.numbers
+        numbers.free_octets, numbers.spilled_octets, numbers.oldest_ms = care.free_octets, care.spilled_octets, care.oldest_ms
+        for mark in care.expired:
+            telemetry.dead_letter_dropped(sink=mark.sink, event=mark.event_id)
+            self._drop(mark)
+        if self._disk_full:
+            self._disk_full = care.free_octets < self.settings.free_min_octets
+            self._hand_over()
+
+    def _watch(self) -> None:
+        numbers = self.numbers
+        self._watches += [
+            telemetry.watch("postbus_spool_messages", lambda: {(): numbers.messages}),
+            telemetry.watch("postbus_spool_octets", lambda: {(): numbers.octets}),
+            telemetry.watch("postbus_spool_free_octets", lambda: {(): numbers.free_octets}),
+            telemetry.watch("postbus_spool_damaged", lambda: {(): numbers.damaged}),
+            telemetry.watch("postbus_spool_oldest_seconds", lambda: {(): self.oldest_age_s()}),
+            telemetry.watch("postbus_dead_letters_kept", lambda: {(sink,): count for sink, count in numbers.dead_letters.items()}),
+            telemetry.watch("postbus_sink_queue_events", lambda: {(sink,): count for sink, count in numbers.pending.items()}),
+        ]
+
+    def oldest_age_s(self) -> float:
+        """Return the age of the oldest message still owed to a sink, 0 if there is none."""
+        oldest_ms = self.numbers.oldest_ms
+        return 0.0 if oldest_ms is None else max(0.0, (self._clock.now_ms() - oldest_ms) / 1000)
+
+
+@contextmanager
+def _body_faults(held: Held) -> Iterator[Path]:
+    assert held.path is not None
+    try:
+        yield held.path
+    except FileNotFoundError as error:
+        raise SpoolDamaged(f"the body's file is missing: {held.path}") from error
+    except OSError as error:
+        raise SpoolFailed(f"cannot read a message's file: {error}") from error
+
+
+def _verify(held: Held) -> None:
+    with _body_faults(held) as path, path.open("rb") as file:
+        digest = file_digest(file, "sha256").hexdigest()
+    if digest != held.mail.sha256:
+        raise SpoolDamaged(f"the body's file is not what was accepted: {held.path}")
+
+
+def _read(held: Held) -> bytes:
+    with _body_faults(held) as path:
+        return path.read_bytes()
