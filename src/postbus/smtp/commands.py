@@ -44,6 +44,7 @@ class Verb:
         before_tls: passes when TLS is required and not active (RFC 3207 s4).
         junk: counts against ``Limits.junk``: moves no mail.
         allowance_octets: what its extensions add to the command line's limit.
+        malformed: the answer to control characters, or octets that are not UTF-8, in its line.
     """
 
     syntax: str
@@ -55,6 +56,7 @@ class Verb:
     before_tls: bool = False
     junk: bool = False
     allowance_octets: int = 0
+    malformed: Reply = replies.BAD_CHARACTERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,11 +230,11 @@ def _lookup(verb: str, event: type[Vrfy | Expn]) -> Parser:
 # Allowances: SIZE 26 (RFC 1870), BODY 17 (RFC 6152), SMTPUTF8 10 (RFC 6531), AUTH 500 (RFC 4954), ENVID of 100 and RET 128,
 # ORCPT of 500 and NOTIFY 540 (RFC 3461 s4 bounds the values).
 VERBS: Mapping[str, Verb] = {
-    "HELO": Verb("HELO hostname", _greeting("HELO"), lmtp=False, ends_group=True, junk=True),
-    "EHLO": Verb("EHLO hostname", _greeting("EHLO"), lmtp=False, ends_group=True, before_tls=True, junk=True),
-    "LHLO": Verb("LHLO hostname", _greeting("LHLO"), smtp=False, ends_group=True, before_tls=True, junk=True),
-    "MAIL": Verb("MAIL FROM:<address>", _mail, " [SP parameters]", allowance_octets=681),
-    "RCPT": Verb("RCPT TO:<address>", _rcpt, " [SP parameters]", allowance_octets=540),
+    "HELO": Verb("HELO hostname", _greeting("HELO"), lmtp=False, malformed=replies.BAD_HOSTNAME, ends_group=True, junk=True),
+    "EHLO": Verb("EHLO hostname", _greeting("EHLO"), lmtp=False, malformed=replies.BAD_HOSTNAME, ends_group=True, before_tls=True, junk=True),
+    "LHLO": Verb("LHLO hostname", _greeting("LHLO"), smtp=False, malformed=replies.BAD_HOSTNAME, ends_group=True, before_tls=True, junk=True),
+    "MAIL": Verb("MAIL FROM:<address>", _mail, " [SP parameters]", allowance_octets=681, malformed=replies.BAD_SENDER),
+    "RCPT": Verb("RCPT TO:<address>", _rcpt, " [SP parameters]", allowance_octets=540, malformed=replies.BAD_RECIPIENT),
     "DATA": Verb("DATA", _bare("DATA", DataStart), ends_group=True),
     "RSET": Verb("RSET", _bare("RSET", Rset), junk=True),
     "NOOP": Verb("NOOP [text]", _noop, ends_group=True, before_tls=True, junk=True),

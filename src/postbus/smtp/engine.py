@@ -278,6 +278,7 @@ class Engine:
         if not clean or length > self._limits.command_octets or self.errors >= self._limits.errors:
             refusal = self._bad_line(line, length, row, clean=clean)
             if refusal is not None:
+                self._move(verb, BAD_ARGUMENT)
                 return self._refuse("", refusal)
         raw = verb in self._raw_verbs
         if row is None or not (row.lmtp if self._lmtp else row.smtp):
@@ -306,7 +307,7 @@ class Engine:
             (length > self._limits.endless_octets, replies.ENDLESS_LINE),
             (self.errors >= self._limits.errors, replies.TOO_MANY_ERRORS),
             (length > self._limits.command_octets + allowance, replies.LINE_TOO_LONG),
-            (not clean, replies.BAD_CHARACTERS),
+            (not clean, row.malformed if row is not None else replies.UNKNOWN),
         ):
             if bad:
                 return reply

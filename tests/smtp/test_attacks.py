@@ -1,0 +1,75 @@
+"""The attack table, row by row, however its octets arrive."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+import pytest
+
+from postbus.smtp import Limits
+from tests.smtp.driver import ARRIVALS, BANNER, OFFER, Driver, Policy, codes, pipelined, some_splits, whole
+from tests.vectors.attacks import Row, Step, rows
+
+ROWS = 192
+ROWS_BY_SECTION = {"6.1": 36, "6.2": 33, "6.3": 116, "6.6": 7}
+
+
+def session(row: Row) -> Driver:
+    """Return a session with the server *row* asks for, its banner sent unless the row talks early."""
+    server = dict(row.server)
+    limits = Limits(**server.pop("limits", {}))
+    policy = Policy(refuses=frozenset(server.pop("refuses", ())))
+    offer = replace(OFFER, **server)
+    return Driver(offer, lmtp=row.protocol == "lmtp", limits=limits, policy=policy, greeted=not row.early)
+
+
+def perform(driver: Driver, steps: Iterable[Step], arrival: str) -> None:
+    """Play *steps*, waiting for the replies of each; its octets arrive as *arrival* says."""
+    for step in steps:
+        if step.kind != "send":
+            continue  # the driver's handshakes succeed at once, and an engine knows no end of file
+        segments = next(ARRIVALS[arrival](step.octets))
+        assert list(step.expect) == codes(b"".join(driver.feed(segment) for segment in segments))
+
+
+def finish(driver: Driver, row: Row) -> None:
+    """Check what *row* says of its end."""
+    assert row.closes == driver.closed
+    assert list(row.accepted) == driver.accepted
+
+
+def test_the_table_is_whole() -> None:
+    """Rows are never lost by accident."""
+    assert ROWS_BY_SECTION == Counter(row.section for row in rows())
+    assert len({row.id for row in rows()}) == len(rows()) == ROWS
+
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: row.id)
+def test_attack_waiting_for_replies(row: Row) -> None:
+    """Each row gets its listed answer from a client that waits, whole and byte by byte."""
+    for arrival in ["whole"] if row.one_segment or row.bulky else ["whole", "bytewise"]:
+        driver = session(row)
+        perform(driver, row.prologue, "whole")
+        if row.early:
+            driver.engine.receive(row.steps[0].octets)
+            driver.engine.open(BANNER)
+            assert list(row.steps[0].expect) == codes(driver.drain())
+        else:
+            perform(driver, row.steps, arrival)
+        finish(driver, row)
+
+
+@pytest.mark.parametrize("row", [row for row in rows() if row.withholdable], ids=lambda row: row.id)
+def test_attack_waiting_for_nothing(row: Row) -> None:
+    """Each row gets the same answers when no answer is given before all its octets are in, whole, byte by byte and at every split."""
+    data = b"".join(step.octets for step in row.steps)
+    expected = [code for step in row.steps for code in step.expect]
+    for arrival in [whole, some_splits] if row.bulky else ARRIVALS.values():
+        for segments in arrival(data):
+            driver = session(row)
+            driver.engine.offer = pipelined(driver.engine.offer)
+            perform(driver, row.prologue, "whole")
+            assert expected == codes(driver.feed_withheld(segments)), segments
+            finish(driver, row)

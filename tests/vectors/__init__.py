@@ -1,0 +1,1 @@
+"""Data that several tests share: attacks and their answers."""
