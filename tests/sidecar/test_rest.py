@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,19 @@ def test_the_scheme_is_read_in_any_case() -> None:
     """RFC 9110 s11.1: scheme names are case-insensitive."""
     assert admits("secret", "bearer secret")
     assert not admits("secret", "Bearer Secret")
+
+
+async def test_the_pulse_beats_by_itself() -> None:
+    """Run as a task it takes the time again and again."""
+    now = [100.0]
+    pulse = Pulse(interval_s=0.0, clock=lambda: now[0])
+    now[0] = 107.0
+    beating = asyncio.create_task(pulse.run())
+    async with asyncio.timeout(10):
+        while pulse.lag_s:
+            await asyncio.sleep(0)
+    beating.cancel()
+    assert 0.0 == pulse.lag_s
 
 
 def test_a_late_loop_fails_its_check_until_it_keeps_time_again() -> None:

@@ -13,9 +13,11 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
+from postbus.sidecar import server
 from postbus.sidecar.server import BindError, Sidecar, bind
 from postbus.sidecar.settings import SidecarSettings
 from postbus.sidecar.status import Check
+from postbus.telemetry.numbers import NUMBERS
 from tests.sidecar.fakes import house
 
 REQUEST = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -192,6 +194,33 @@ async def test_a_server_that_dies_is_started_again() -> None:
         await until(lambda: postbus.sidecar._server is not first)
         async with httpx.AsyncClient(base_url=f"http://{postbus.sidecar.address}", timeout=10, trust_env=False) as fresh:
             assert 200 == (await fresh.get("/livez")).status_code
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), RuntimeError("why")], ids=["exits", "raises"])
+async def test_a_server_that_cannot_start_is_tried_again(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Uvicorn ends the process where it cannot start; here that is one more reason to try again."""
+    errors = [error]
+
+    class Failing(server._Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            if errors:
+                raise errors.pop()
+            await super().startup(sockets)
+
+    monkeypatch.setattr(server, "_Server", Failing)
+    async with house() as postbus:
+        assert 200 == (await postbus.http.get("/livez")).status_code
+
+
+async def test_stop_ends_the_pause_before_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sidecar that waits for its next attempt stops at once."""
+    monkeypatch.setattr(server, "RESTART_MIN_S", 3600.0)
+    async with house() as postbus:
+        await postbus.http.get("/livez")
+        before = NUMBERS.reading("postbus_task_restarts_total").get(("sidecar",), 0)
+        assert postbus.sidecar._server is not None
+        postbus.sidecar._server.should_exit = True
+        await until(lambda: NUMBERS.reading("postbus_task_restarts_total").get(("sidecar",), 0) > before)
 
 
 async def test_stop_closes_the_socket_in_time() -> None:

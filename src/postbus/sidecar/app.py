@@ -35,7 +35,7 @@ Name = Annotated[str, Path(max_length=200, description="Name of one check.")]
 Verbose = Annotated[str | None, Query(description="Present: one line per check.")]
 Exclude = Annotated[list[str] | None, Query(description="Checks that do not count; may be repeated.")]
 SinkName = Annotated[str | None, Query(max_length=200, description="Only this sink's.")]
-EventId = Annotated[str, Path(max_length=200, description="The event's id.")]
+EventId = Annotated[str | None, Query(max_length=200, description="Only this event.")]
 
 
 def make_app(
@@ -199,13 +199,13 @@ def _dead_letters(letters: DeadLetters | None) -> APIRouter:
             raise HTTPException(404, NO_SPOOL)
         return letters
 
-    async def change(request: Request, doing: str, event_id: str | None, sink: str | None) -> Response:
+    async def change(request: Request, action: str, event_id: str | None, sink: str | None) -> Response:
         book = kept()
-        count = await (book.replay if doing == "replayed" else book.drop)(event_id=event_id, sink=sink)
+        count = await (book.replay if action == "replay" else book.drop)(event_id=event_id, sink=sink)
         telemetry.admin_acted(action=_action(request), outcome="done" if count else "nothing", peer=_peer(request))
         if event_id is not None and not count:
             raise HTTPException(404, "there is no such dead letter")
-        return _json({doing: count})
+        return _json({"count": count})
 
     @router.get("/dead-letters", summary="Events given up, oldest first", name="dead_letters.list")
     async def page(
@@ -215,21 +215,15 @@ def _dead_letters(letters: DeadLetters | None) -> APIRouter:
     ) -> Response:
         return _json(asdict(await kept().page(sink=sink, after=after, limit=limit)))
 
-    @router.post("/dead-letters/{event_id}/replay", summary="Deliver one again, with the same id", name="dead_letters.replay")
-    async def replay_one(request: Request, event_id: EventId, sink: SinkName = None) -> Response:
-        return await change(request, "replayed", event_id, sink)
+    @router.post("/dead-letters/replay", summary="Deliver one, a sink's or all again, with ids unchanged", name="dead_letters.replay")
+    async def replay(request: Request, event_id: EventId = None, sink: SinkName = None) -> Response:
+        return await change(request, "replay", event_id, sink)
 
-    @router.post("/dead-letters/replay", summary="Deliver all of them (of a sink) again", name="dead_letters.replay_all")
-    async def replay_all(request: Request, sink: SinkName = None) -> Response:
-        return await change(request, "replayed", None, sink)
-
-    @router.post("/dead-letters/{event_id}/drop", summary="Forget one for good", name="dead_letters.drop")
-    async def drop_one(request: Request, event_id: EventId, sink: SinkName = None) -> Response:
-        return await change(request, "dropped", event_id, sink)
-
-    @router.post("/dead-letters/drop", summary="Forget all of a sink for good", name="dead_letters.drop_all")
-    async def drop_all(request: Request, sink: Annotated[str, Query(min_length=1, max_length=200)]) -> Response:
-        return await change(request, "dropped", None, sink)
+    @router.post("/dead-letters/drop", summary="Forget one, or a sink's, for good", name="dead_letters.drop")
+    async def drop(request: Request, event_id: EventId = None, sink: SinkName = None) -> Response:
+        if not event_id and not sink:
+            raise HTTPException(422, "say what to drop: event_id, sink or both")
+        return await change(request, "drop", event_id, sink)
 
     return router
 

@@ -199,13 +199,12 @@ class Sidecar:
     async def _serve(self, bound: socket.socket) -> tuple[str, str | None]:
         """Run one server to its end, and return why it ended. It closes its copy of the socket, never ours."""
         self._server = server = _Server(self._config)
-        copy = bound.dup()
         try:
-            await server.serve(sockets=[copy])
+            with bound.dup() as copy:
+                await server.serve(sockets=[copy])
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - the top of a task; uvicorn exits where it cannot start
             return type(exc).__name__, traceback.format_exc()
         finally:
-            copy.close()
             for connection in list(server.server_state.connections):
                 connection.transport.abort()
         return "ended", None
