@@ -56,7 +56,7 @@ def check(known: Loaded | ConfigurationError, now_s: float | None = None) -> lis
     )  # fmt: skip
     found = [known.origins.finding("error", *trouble) for look in errors for trouble in look(settings)]
     found += [known.origins.finding("warning", *trouble) for look in warnings for trouble in look(settings)]
-    return found
+    return sorted(found, key=lambda finding: (finding.severity, finding.line or 0))
 
 
 def _route_names(settings: Settings) -> Iterator[Trouble]:
@@ -235,10 +235,14 @@ def _client_tls(path: Path, tls: ClientTls | None) -> Iterator[Trouble]:
 def _secret(path: Path, secret: Secret | None, judge: Callable[[str], tuple[str, str] | None] | None = None) -> Iterator[Trouble]:
     if secret is None:
         return
+    unreadable = certificates.trouble_reading(secret.file) if secret.file else None
+    if unreadable:
+        yield path, *unreadable
+        return
     try:
         text = secret.read()
     except SecretMissingError as error:
-        yield path, str(error), "mount the file or set the variable; it must not be empty"
+        yield path, str(error), "set the variable" if secret.env else "put it into the file"
         return
     trouble = judge(text) if judge else None
     if trouble:

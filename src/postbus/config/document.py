@@ -132,6 +132,7 @@ _SYNTAX = (
     ("expected <block end>", "the indentation does not fit the lines above", "align keys of one map, and `-` of one list"),
     ("could not find expected ':'", "a key without its colon", "write `key: value`"),
     ("found unexpected end of stream", "a quote or bracket is not closed", "close it"),
+    ("expected ',' or", "a bracket or brace is not closed, or a comma is missing", "close it"),
     ("found duplicate anchor", "the same anchor (`&`) twice", "give each its own name"),
 )
 
@@ -156,7 +157,7 @@ class _Builder:
         self._nodes += 1
         if self._nodes > NODES_MAX or depth > DEPTH_MAX:
             if not self.findings:
-                self.refuse(path, node, "aliases and nesting stand for too much here", f"at most {NODES_MAX} values, {DEPTH_MAX} deep")
+                self.refuse(path[:4], node, "aliases and nesting stand for too much here", f"at most {NODES_MAX} values, {DEPTH_MAX} deep")
             return None
         self.lines.setdefault(path, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode):
@@ -166,7 +167,11 @@ class _Builder:
         if node.tag.removeprefix(_TAG) not in {"str", "bool", "int", "float", "null"}:
             self.refuse(path, node, f"the tag {quoted(node.tag)} is not known", "write a plain value")
             return None
-        return self._scalars.construct_object(node)
+        try:
+            return self._scalars.construct_object(node)
+        except ValueError:
+            self.refuse(path, node, f"{quoted(node.value)} is not what its tag says", "write it without the tag")
+            return None
 
     def _over(self) -> bool:
         return self._nodes > NODES_MAX
