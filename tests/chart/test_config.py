@@ -56,9 +56,11 @@ def test_numbers_and_texts_survive(tmp_path: Path) -> None:
 
 
 def test_the_defaults_the_chart_reckons_with_are_the_applications() -> None:
-    """The chart's arithmetic and cross-checks repeat four defaults of the application, and no others."""
+    """The chart's arithmetic and cross-checks repeat these defaults of the application, and no others."""
     fields = config.Settings.model_fields
     assert 120 == fields["drain_timeout_s"].default
     assert "spool" == fields["acceptance"].default
     assert 8 << 30 == fields["spool"].default.max_octets
+    assert (2, 512 << 20) == (fields["parsing"].default.workers, fields["parsing"].default.memory_max_octets)
+    assert (256 << 20, 64 << 20) == (fields["hold"].default.in_flight_max_octets, fields["dispatch"].default.in_flight_max_octets)
     assert fields["sidecar"].default.enabled

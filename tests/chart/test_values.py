@@ -118,6 +118,8 @@ def listener(address: str, **more: object) -> Tree:
             {"resources": {"limits": {"ephemeral-storage": "1Gi"}}},
             id="evicted before the spool is full",
         ),
+        pytest.param("resources.limits.memory", {"resources": {"limits": {"memory": "1Gi"}}}, id="memory less than the bounds add up to"),
+        pytest.param("resources.limits.memory", {"config": {"parsing": {"workers": 8}}}, id="more parsers than memory"),
         pytest.param("terminationGracePeriodSeconds", {"terminationGracePeriodSeconds": 144}, id="killed while draining"),
         pytest.param("tls.existingSecret", {"tls": {"existingSecret": "mx"}}, id="certificate nobody uses"),
         pytest.param(

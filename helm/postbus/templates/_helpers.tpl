@@ -72,3 +72,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- $number := regexFind "^[0-9.]+" (toString .) -}}
 {{- mulf (float64 $number) (get $factors (trimPrefix $number (toString .)) | default 1 | float64) | int64 -}}
 {{- end -}}
+
+{{/* Octets of memory the configuration lets the container need: parser processes, mail being held and sent, and 256 MiB for the process itself. */}}
+{{- define "postbus.leastMemoryOctets" -}}
+{{- $parsing := .Values.config.parsing | default dict -}}
+{{- $workers := mul ($parsing.workers | default 2 | int64) ($parsing.memory_max_octets | default 536870912 | int64) -}}
+{{- $held := (.Values.config.hold | default dict).in_flight_max_octets | default 268435456 | int64 -}}
+{{- $sent := (.Values.config.dispatch | default dict).in_flight_max_octets | default 67108864 | int64 -}}
+{{- add $workers $held $sent 268435456 -}}
+{{- end -}}

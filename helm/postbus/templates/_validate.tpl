@@ -100,6 +100,14 @@ Each check that fails adds a line: the path, what is wrong, what would be right.
 {{- $wrong = append $wrong (printf "resources.limits.ephemeral-storage: %s is less than ephemeralSpool.sizeLimit (%s); the pod would be evicted before its spool is full" (toString $storage) (toString $room)) -}}
 {{- end -}}
 
+{{- /* Since Kubernetes 1.28 one process over the limit ends the whole container, not itself alone. */ -}}
+{{- with (.Values.resources.limits | default dict).memory -}}
+{{- $needed := include "postbus.leastMemoryOctets" $ | int64 -}}
+{{- if lt (include "postbus.octets" . | int64) $needed -}}
+{{- $wrong = append $wrong (printf "resources.limits.memory: %s is less than what config allows to be in memory, %d octets (parsing.workers x parsing.memory_max_octets + hold.in_flight_max_octets + dispatch.in_flight_max_octets + 256 MiB)" (toString .) $needed) -}}
+{{- end -}}
+{{- end -}}
+
 {{- $least := include "postbus.leastGraceSeconds" . | int -}}
 {{- with .Values.terminationGracePeriodSeconds -}}
 {{- if lt (int .) $least -}}
