@@ -50,6 +50,7 @@ class FakeStatus:
             "listeners": {"mx": {"open": 3, "address": "127.0.0.1:2525"}},
             "note": "<b>\r\nfaked: line",
             "none": None,
+            "list": [1, {"a": 2}],
         }
 
     def config(self) -> Mapping[str, object]:

@@ -59,7 +59,7 @@ def test_a_taken_address_has_a_clear_message() -> None:
     ("address", "words"),
     [
         pytest.param("192.0.2.1:0", "no interface of this machine has that address", id="foreign address"),
-        pytest.param("no-such-host.invalid:0", "sidecar.address no-such-host.invalid:0", id="no such name"),
+        pytest.param("no-such-host.invalid:0", "no-such-host.invalid:0: the name cannot be resolved", id="no such name"),
     ],
 )
 def test_an_address_that_cannot_be_bound_has_a_clear_message(address: str, words: str) -> None:

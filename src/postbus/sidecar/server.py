@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import socket
 import time
 import traceback
@@ -61,7 +60,9 @@ def _reason(exc: OSError) -> str:
         errno.EACCES: "this user may not listen there; ports below 1024 need privileges",
         errno.EADDRNOTAVAIL: "no interface of this machine has that address",
     }
-    return reasons.get(exc.errno or 0) or (exc.strerror or str(exc) if exc.errno is None else os.strerror(exc.errno)).lower()
+    if isinstance(exc, socket.gaierror):
+        return f"the name cannot be resolved: {(exc.strerror or 'no reason given').lower()}"
+    return reasons.get(exc.errno or 0) or (exc.strerror or str(exc)).lower()
 
 
 class _Server(uvicorn.Server):
@@ -147,18 +148,12 @@ class Sidecar:
             timeout_keep_alive=5,
             timeout_graceful_shutdown=int(STOP_MAX_S),
         )
+        self.address = ""
+        """The address bound, ``host:port``, with the port really taken where 0 was asked for; empty before ``start``."""
         self._socket: socket.socket | None = None
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
-
-    @property
-    def address(self) -> str:
-        """The address bound, ``host:port`` (the port really taken where 0 was asked for); ``""`` before ``start``."""
-        if self._socket is None:
-            return ""
-        host, port = self._socket.getsockname()[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     async def start(self) -> None:
         """Bind, and serve from a task of our own.
@@ -168,6 +163,8 @@ class Sidecar:
         """
         self._socket = bind(self._settings.address)
         self._socket.setblocking(False)
+        host, port = self._socket.getsockname()[:2]
+        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._task = asyncio.create_task(self._supervise(self._socket), name="sidecar")
         telemetry.http_started(address=self.address)
 

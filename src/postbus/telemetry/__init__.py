@@ -100,6 +100,11 @@ def listener_bound(*, listener: str, address: str, protocol: str, tls: str) -> N
     _log("info", "listener.bound", listener=listener, address=address, protocol=protocol, tls=tls)
 
 
+def certificate_expires(*, listener: str, expires_s: float) -> None:
+    """The certificate now in use on a listener ends at the Unix time *expires_s*."""
+    _put("postbus_tls_certificate_expiry_seconds", expires_s, listener)
+
+
 def route_told(*, route: str, match: str, acceptance: str, mode: str, sinks: str) -> None:
     """A route as configured, at start and after a reload: what leads where."""
     _log("info", "route.told", route=route, match=match, acceptance=acceptance, mode=mode, sinks=sinks)
@@ -358,7 +363,7 @@ def session_closed(
     duration_s: float,
     outcome: str,
 ) -> None:
-    """The summary of a session: *outcome* is ``quit``, ``eof``, ``lost``, ``refused``, ``timeout``, ``limit``, ``drain``, ``tls`` or ``failed``.
+    """The summary of a session: *outcome* is quit, eof, lost, refused, timeout, limit, drain, tls or failed.
 
     *accepted* and *refused* count messages, *recipients* those of accepted messages, *octets* all that was received.
     """
