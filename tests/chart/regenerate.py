@@ -1,6 +1,7 @@
 """Write what is generated of the chart: ``python -m tests.chart.regenerate``.
 
-The sub-schema of ``config`` comes from the application's settings classes; the golden render is the chart's own values rendered.
+The sub-schema of ``config`` comes from the application's settings classes; the table of the README from the
+comments of values.yaml; the golden render is the chart's own values rendered.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ from typing import Any
 
 from postbus import config
 from tests.chart.chart import CHART, GOLDEN, Tree, golden_text, render
+from tests.chart.table import table
 
 SCHEMA = CHART / "values.schema.json"
+README = CHART / "README.md"
+MARK = "<!-- values: python -m tests.chart.regenerate -->\n"
 OWN_DEFINITIONS = ("quantity",)
 """Definitions of the schema that the chart writes by hand; the others are the application's."""
 
@@ -38,8 +42,14 @@ def closed(schema: Any) -> Any:
     return {key: closed(item) for key, item in schema.items()} | shut
 
 
+def readme() -> str:
+    """Return the text of the chart's README: what is in the file, with the table of values made anew."""
+    return README.read_text().partition(MARK)[0] + MARK + "\n" + table((CHART / "values.yaml").read_text())
+
+
 def main() -> None:
-    """Write the schema, then the golden render, which it may refuse."""
+    """Write the README, the schema, then the golden render, which the schema may refuse."""
+    README.write_text(readme())
     SCHEMA.write_text(schema())
     GOLDEN.mkdir(exist_ok=True)
     (GOLDEN / "default.yaml").write_text(golden_text(render()))

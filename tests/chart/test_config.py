@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
 from postbus import config
-from tests.chart.chart import Tree, cases, render
+from tests.chart.chart import CHART, Tree, cases, render
 
 CASES = cases()
 
@@ -42,6 +43,14 @@ def test_the_application_finds_nothing_wrong(values: Tree, tmp_path: Path) -> No
     file.write_text(render(values).config())
     findings = [str(finding) for finding in config.check(config.load(file, {}))]
     assert [] == [finding for finding in findings if "/etc/postbus/" not in finding and "environment variable" not in finding]
+
+
+def test_the_readmes_example_is_one(tmp_path: Path) -> None:
+    """The values shown in the chart's README render, and to a configuration the application takes."""
+    (example,) = re.findall(r"```yaml\n(.*?)```", (CHART / "README.md").read_text(), re.DOTALL)
+    file = tmp_path / "postbus.yaml"
+    file.write_text(render(yaml.safe_load(example)).config())
+    assert "starttls" == config.load(file, {}).settings.listeners["smtp"].tls.mode
 
 
 def test_numbers_and_texts_survive(tmp_path: Path) -> None:

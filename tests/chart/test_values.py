@@ -11,12 +11,11 @@ import yaml
 
 from tests.chart import regenerate
 from tests.chart.chart import CHART, Tree, cases, render
+from tests.chart.table import OPEN, comments, leaves
 
 CASES = cases()
 TEXT = (CHART / "values.yaml").read_text()
 OWN: Tree = yaml.safe_load(TEXT)
-OPEN = ("config", "commonLabels", "secrets", "podSecurityContext", "securityContext", "resources", "service.ports")
-"""Trees that templates use whole: their keys are the application's, Kubernetes's or the operator's."""
 
 
 @pytest.mark.parametrize("values", CASES.values(), ids=CASES)
@@ -175,20 +174,11 @@ def test_the_schema_is_closed() -> None:
     assert {"/properties/extraEnv/items"} == set(loose(json.loads(regenerate.SCHEMA.read_text()), ""))
 
 
-def leaves(tree: Tree, path: str = "") -> list[str]:
-    """Return the dotted paths of what *tree* ends in; an open tree counts as one."""
-    found = []
-    for key, value in tree.items():
-        place = f"{path}.{key}".lstrip(".")
-        found += leaves(value, place) if isinstance(value, dict) and value and place not in OPEN else [place]
-    return found
-
-
 def test_every_value_is_used_and_every_use_has_a_value() -> None:
     """A key of values.yaml that no template reads, or the reverse, is a mistake that nothing else would show."""
     templates = "\n".join(path.read_text() for path in (CHART / "templates").iterdir())
     used = set(re.findall(r"\.Values\.([A-Za-z.]+)", templates))
-    keys = leaves(OWN)
+    keys = [path for path, _ in leaves(OWN)]
     unread = [key for key in keys if not any(within(key, use) for use in used)]
     unknown = [use for use in used if not any(within(key, use) or within(use, key) for key in keys)]
     assert ([], []) == (unread, unknown)
@@ -200,18 +190,14 @@ def within(path: str, tree: str) -> bool:
 
 
 def test_every_value_is_explained() -> None:
-    """Each key stands under a comment; in the trees that are another's, the first key's serves them all."""
-    unexplained, comment, depth_open = [], False, -1
-    for line in TEXT.splitlines():
-        key = re.match(r"( *)(?:- )?([A-Za-z]+):", line)
-        if key and (depth_open < 0 or len(key[1]) <= depth_open):
-            depth_open = -1
-            explained = comment or line.endswith(":")  # a key that only holds others may leave the word to them
-            unexplained += [] if explained else [line.strip()]
-            if comment and line.endswith(":"):
-                depth_open = len(key[1]) if key[2] in {"config", "podSecurityContext", "securityContext", "resources", "ports"} else -1
-        comment = line.strip().startswith("#")
-    assert [] == unexplained
+    """Each key stands under a comment."""
+    said = comments(TEXT)
+    assert [] == [path for path, _ in leaves(OWN) if path not in said]
+
+
+def test_the_readme_lists_every_value() -> None:
+    """The table in the chart's README is made from values.yaml: ``python -m tests.chart.regenerate``."""
+    assert regenerate.README.read_text() == regenerate.readme()
 
 
 def test_the_schema_and_the_values_have_the_same_keys() -> None:
