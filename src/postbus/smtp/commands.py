@@ -204,7 +204,7 @@ def _starttls(arg: str | None, session: Standing) -> Owed | Reply:
         return replies.TLS_ACTIVE
     if not session.offer.starttls:
         return replies.NO_TLS
-    return StartTls() if session.esmtp else replies.SEND_EHLO
+    return StartTls() if session.esmtp else replies.HELO_IS_NOT_EHLO
 
 
 def _noop(arg: str | None, _: Standing) -> Owed | Reply:
