@@ -35,6 +35,9 @@ SPOOL_PAUSE_S = 1.0
 """How long to wait before asking a spool again that could not be read."""
 
 
+_WORDS: dict[type, str] = {Sent: "sent", Retry: "retry", Rejected: "rejected"}
+
+
 class Store(Protocol):
     """The spool, as a lane needs it."""
 
@@ -126,6 +129,7 @@ class Lane:
         self._draining = False
         self._stopped = False
         self._quiet: asyncio.Future[None] | None = None
+        self._last_crash = ""
 
     @property
     def queued(self) -> int:
@@ -207,7 +211,7 @@ class Lane:
     def _worker_ended(self, task: asyncio.Task[None]) -> None:
         self._workers.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _crashed(self.name, error)
+            self._crashed(error)
             self._wake(1)
 
     async def _work(self) -> None:
@@ -249,7 +253,7 @@ class Lane:
         except SpoolFault as fault:
             outcome = Retry(str(fault), sink_down=False)
         except Exception as error:  # noqa: BLE001 - top of a delivery: one event must not stop the others
-            _crashed(self.name, error)
+            self._crashed(error)
             outcome = Retry(f"failed in postbus: {type(error).__name__}", sink_down=False)
         telemetry.delivery_attempted(sink=self.name, outcome=_WORDS[type(outcome)], seconds=time.perf_counter() - start)
         return outcome
@@ -486,16 +490,15 @@ class Lane:
         self._chores.add(task)
         task.add_done_callback(self._chore_ended)
 
+    def _crashed(self, error: BaseException) -> None:
+        """Tell of a mistake of ours or of a sink's; the traceback once, since the next event may well fail in the same place."""
+        text = repr(error)
+        trace = None if text == self._last_crash else "".join(traceback.format_exception(error))
+        self._last_crash = text
+        telemetry.task_restarted(task=f"sink {self.name}", error=text, after_s=0.0, traceback=trace)
+
     def _chore_ended(self, task: asyncio.Task[None]) -> None:
         self._chores.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _crashed(self.name, error)
+            self._crashed(error)
             self._shared.clock.call_later(SPOOL_PAUSE_S, self.start)
-
-
-_WORDS: dict[type, str] = {Sent: "sent", Retry: "retry", Rejected: "rejected"}
-
-
-def _crashed(sink: str, error: BaseException) -> None:
-    text = "".join(traceback.format_exception(error))
-    telemetry.task_restarted(task=f"sink {sink}", error=repr(error), after_s=0.0, traceback=text)

@@ -20,7 +20,7 @@ Read = Callable[[], Awaitable[bytes]]
 class Parser(Protocol):
     """Takes a message apart within bounds (``bridge.parsing``)."""
 
-    async def parse(self, body: bytes | Path, size_octets: int, *, inline_max_octets: int) -> Parsed:
+    async def parse(self, octets: bytes | Path, *, inline_max_octets: int) -> Parsed:
         """Return what could be taken apart; never raises for what a message says."""
 
 
@@ -65,7 +65,7 @@ class Rendering:
         async with self._lock:  # two sinks may ask while a worker process is at it
             if self._parsed is None:
                 room = max(recipient.event_max_octets for recipient in self.mail.recipients)
-                self._parsed = await self._parser.parse(self._body, self.mail.size_octets, inline_max_octets=room)
+                self._parsed = await self._parser.parse(self._body, inline_max_octets=room)
         return self._parsed
 
     async def _load(self) -> bytes:

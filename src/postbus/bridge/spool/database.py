@@ -113,7 +113,7 @@ class Row(NamedTuple):
 def row_of(seq: int, mail: Mail, slots: tuple[Slot, ...], *, size_octets: int, octets: bytes | None, file: str | None) -> Row:
     """Return the row that holds this message."""
     record = mail_to_bytes(mail)
-    deliveries = orjson.dumps(slots).decode()
+    deliveries = orjson.dumps(slots, default=tuple).decode()
     return Row(seq, mail.received_ms, size_octets, len(slots), deliveries, file, crc32(record), record, octets)
 
 
