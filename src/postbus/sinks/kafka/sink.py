@@ -45,11 +45,12 @@ RESOLVE_SLACK_S = 2.0
 
 @dataclass(slots=True)
 class Held:
-    """A record that aiokafka has and whose fate is open until *future* is done."""
+    """A record that aiokafka has and whose fate is open until *future* is done; *alone*: no other can be in its batch."""
 
     future: asyncio.Future[object]
     since_s: float
     topic: str
+    alone: bool
 
 
 class KafkaSink:
@@ -70,6 +71,7 @@ class KafkaSink:
         self._held: dict[str, Held] = {}
         self._producer: AIOKafkaProducer | None = None
         self._supervisor: asyncio.Task[None] | None = None
+        self._discarding: asyncio.Task[None] | None = None
         self._attempted = asyncio.Event()
         self._condemned = asyncio.Event()
         self._trouble: str | None = "connecting"
@@ -101,10 +103,12 @@ class KafkaSink:
         waiting = [held.future for held in self._held.values()]
         if waiting:
             await asyncio.wait(waiting, timeout=max(0.0, timeout_s - DISCARD_TIMEOUT_S))
+        self._condemned.set()
         if self._supervisor is not None:
             self._supervisor.cancel()
-            await asyncio.gather(self._supervisor, return_exceptions=True)
-            self._supervisor = None
+            await asyncio.wait((self._supervisor,), timeout=DISCARD_TIMEOUT_S)
+        if self._discarding is not None:
+            await asyncio.wait((self._discarding,), timeout=DISCARD_TIMEOUT_S)
 
     def health(self) -> Health:
         """Return whether records are acknowledged, and what is wrong with where they rest."""
@@ -124,8 +128,8 @@ class KafkaSink:
         producer = self._producer
         if producer is None or self._stopping:
             self._budget.give(size)
-            return Retry(self._trouble or "stopping")
-        topic = self._settings.topics.get(event.route, self._settings.topic)
+            return Retry("stopping" if self._stopping else self._trouble or "connecting")
+        topic, alone = self._settings.topics.get(event.route, self._settings.topic), self._alone
         try:
             # Until send() returns, cancelling it means that nothing is sent; afterwards only the future tells.
             async with asyncio.timeout(deadline_s - time.monotonic()):
@@ -135,8 +139,8 @@ class KafkaSink:
             raise
         except (errors.KafkaError, TimeoutError, OSError) as error:
             self._budget.give(size)
-            return self._failure(error, topic)
-        held = self._held[event.id] = Held(future, time.monotonic(), topic)
+            return self._failure(error, topic, alone=True)
+        held = self._held[event.id] = Held(future, time.monotonic(), topic, alone)
         future.add_done_callback(lambda done: self._released(event.id, size, done))
         return held
 
@@ -158,7 +162,7 @@ class KafkaSink:
             return Retry(f"no acknowledgement within {self._settings.send_timeout_s:g} s; the record may still arrive")
         error = held.future.exception()
         if error is not None:
-            return self._failure(error, held.topic)
+            return self._failure(error, held.topic, alone=held.alone)
         self._trouble = None
         placed: object = held.future.result()
         return Sent(f"{held.topic}/{getattr(placed, 'partition', '?')}/{getattr(placed, 'offset', '?')}")
@@ -170,33 +174,31 @@ class KafkaSink:
         if not future.cancelled():
             future.exception()
 
-    def _failure(self, error: BaseException, topic: str) -> Retry | Rejected:
-        """Return the outcome of *error*, and do for the client what it calls for."""
+    def _failure(self, error: BaseException, topic: str, *, alone: bool) -> Retry | Rejected:
+        """Return the outcome of *error*, and do for the client what it calls for. *alone*: no other record had a part in it."""
         meaning = meaning_of(error)
-        outcome = outcome_of(error, alone=self._alone or self._refused_here(error), topic_is_shared=not self._settings.topics)
-        if meaning.too_large and isinstance(outcome, Retry):
+        outcome = outcome_of(error, alone=alone, topic_is_shared=not self._settings.topics)
+        if meaning.too_large and not alone:
             # The broker refused a batch; whose fault it was shows when each record has a batch of its own.
             self._alone = True
             self._condemned.set()
         if meaning.fatal:
             self._condemned.set()
         if isinstance(outcome, Retry) and outcome.sink_down:
-            if self._trouble is None:
+            if self._trouble is None and not self._stopping:
                 telemetry.sink_troubled(sink=self.name, why=meaning.why, error=repr(error))
             self._trouble = f"{meaning.why}: {topic}" if "topic" in meaning.why else meaning.why
         return outcome
 
-    @staticmethod
-    def _refused_here(error: BaseException) -> bool:
-        """Return whether aiokafka itself found the record too large, before any batch: its text says so, the broker's has none."""
-        return isinstance(error, errors.MessageSizeTooLargeError) and bool(error.args)
-
     # --- the client's life
 
     async def _supervise(self) -> None:
-        """Keep a client: connect, watch it, discard it when it is no good, and again; until cancelled."""
+        """Keep a client: connect, watch it, discard it when it is no good, and again; until stopped.
+
+        Being cancelled is not enough to end: closing an aiokafka client swallows the cancellation of who closes it.
+        """
         pause_s = PAUSE_MIN_S
-        while True:
+        while not self._stopping:
             try:
                 self._producer = await self._connect()
                 pause_s = PAUSE_MIN_S
@@ -248,20 +250,23 @@ class KafkaSink:
         while not self._condemned.is_set():
             oldest_s = min((held.since_s for held in self._held.values()), default=None)
             if oldest_s is not None and time.monotonic() - oldest_s > hopeless_s:
-                self._trouble = "the client was stuck and is made anew"
+                self._trouble = "a record was stuck in the client, which is made anew"
                 break
             try:
                 async with asyncio.timeout(WATCH_S):
                     await self._condemned.wait()
             except TimeoutError:
                 continue
-        telemetry.sink_restarted(sink=self.name, why=self._trouble or "fatal error")
+        if not self._stopping:
+            telemetry.sink_restarted(sink=self.name, why=self._trouble or "fatal error")
 
     async def _drop(self) -> None:
         """Discard the client, if there is one: its records are failed, and may then be sent by the next."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            await discard(producer, DISCARD_TIMEOUT_S)
+            # A task of its own, so that cancelling the supervisor does not leave a client half closed.
+            self._discarding = asyncio.create_task(discard(producer, DISCARD_TIMEOUT_S), name=f"sink {self.name}: discard")
+            await asyncio.shield(self._discarding)
 
     def _not_connected(self, error: BaseException, trace: str | None = None) -> None:
         """Remember, and say once, why there is no client."""
