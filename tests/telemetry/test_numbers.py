@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
-from postbus.telemetry.metrics import METRICS, Metric
+from postbus.telemetry.metrics import METRICS, Metric, as_markdown
 from postbus.telemetry.numbers import OVERFLOW, SERIES_MAX, Numbers
 
 TABLE = (
@@ -98,3 +99,9 @@ def test_series_are_bounded() -> None:
     for name in ("postbus_things_total", "postbus_level"):
         assert SERIES_MAX + 1 == len(numbers.reading(name))
     assert SERIES_MAX + 1 == len(numbers.histogram("postbus_thing_seconds"))
+
+
+def test_the_manual_lists_the_table() -> None:
+    """docs/metrics.md is the table; `Path("docs/metrics.md").write_text(as_markdown())` makes it again."""
+    page = Path(__file__).parents[2] / "docs" / "metrics.md"
+    assert as_markdown() == page.read_text("utf-8")

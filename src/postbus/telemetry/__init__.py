@@ -21,7 +21,7 @@ from postbus.telemetry.lines import LOG
 from postbus.telemetry.numbers import NUMBERS
 from postbus.telemetry.spans import TRACING, Trace
 
-__all__ = ["Trace", "address", "configure", "flush", "trace_start", "watch"]
+__all__ = ["Trace", "address", "configure", "flush", "say", "trace_start", "watch"]
 
 _count = NUMBERS.count
 _observe = NUMBERS.observe
@@ -32,6 +32,8 @@ watch = NUMBERS.watch
 """``watch(gauge, read)``: *read* is asked at each scrape for {label values: number}; returns a function that ends it."""
 address = LOG.address
 """A mail address as ``log_addresses`` allows it in a log line."""
+say = LOG.say
+"""``say(text)``: words for the person at a terminal; nothing where the log is for machines."""
 configure = LOG.configure
 """Start logging: ``configure(level=, log_format=, addresses=)``."""
 flush = LOG.close
@@ -89,10 +91,10 @@ def task_restarted(*, task: str, error: str, after_s: float, traceback: str | No
 # --- app
 
 
-def app_started(*, version: str, seconds: float) -> None:
-    """Everything listens; mail is taken from now on."""
+def app_started(*, version: str, seconds: float, try_with: str) -> None:
+    """Everything listens; mail is taken from now on. *try_with* is a command that sends a mail."""
     _put("postbus_info", 1.0, version)
-    _log("info", "app.started", version=version, seconds=round(seconds, 3))
+    _log("info", "app.started", version=version, seconds=round(seconds, 3), try_with=try_with)
 
 
 def listener_bound(*, listener: str, address: str, protocol: str, tls: str) -> None:
@@ -219,6 +221,11 @@ def sink_single_copy(*, sink: str, topic: str, replication_factor: int | None, m
         replication_factor=replication_factor,
         min_insync_replicas=min_insync_replicas,
     )
+
+
+def sink_abandoned(*, sink: str, events: int) -> None:
+    """A sink was closed with *events* still on their way; they are retried after the next start."""
+    _log("warning", "sink.abandoned", sink=sink, events=events)
 
 
 def sink_endpoint_gone(*, sink: str) -> None:

@@ -55,6 +55,7 @@ class Collector:
 
     def __init__(self, exporter: SpanExporter, *, ratio: float, tracing: Tracing = TRACING) -> None:
         self._tracing = tracing
+        self._exporter = exporter
         self._provider = TracerProvider(sampler=ALWAYS_ON, resource=resource(), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         tracing.start(self._provider.get_tracer("postbus"), ratio=ratio)
@@ -65,7 +66,10 @@ class Collector:
         done = threading.Thread(target=self._provider.shutdown, name="postbus-otlp-stop", daemon=True)
         done.start()
         done.join(timeout_s)
-        return not done.is_alive()
+        if done.is_alive():
+            self._exporter.shutdown()  # ends its retries; what it holds is lost
+            return False
+        return True
 
 
 def start(*, endpoint: str | None, ratio: float, environ: Mapping[str, str], tracing: Tracing = TRACING) -> Collector | None:

@@ -196,6 +196,7 @@ class Log:
         self.writer: Writer | None = None
         self._rank = logging.DEBUG
         self._encode: Callable[[str, str, str, Mapping[str, object]], bytes] = encode_json
+        self._readable = False
         self._hide = _HIDDEN["domain"]
         self._second = -1
         self._prefix = ""
@@ -213,8 +214,9 @@ class Log:
         target = 2 if target is None else target
         terminal = os.isatty(target)
         if log_format == "json" or (log_format == "auto" and not terminal):
-            self._encode = encode_json
+            self._encode, self._readable = encode_json, False
         else:
+            self._readable = True
             colour = terminal and "NO_COLOR" not in os.environ  # https://no-color.org
             self._encode = lambda now, rank, event, keys: encode_text(now, rank, event, keys, colour=colour)
         self._rank = RANKS[level]
@@ -249,6 +251,11 @@ class Log:
                 self._library.log(rank, "%s", encode_text(self._now(), level, event, keys, colour=False).decode()[13:].rstrip())
             return
         writer.put(self._encode(self._now(), level, event, keys))
+
+    def say(self, text: str) -> None:
+        """Write *text* as it is, for the person at a terminal; nothing where lines are for machines. The text is ours, never a peer's."""
+        if self._readable and self.writer is not None:
+            self.writer.put(text.encode())
 
     def address(self, text: str) -> str:
         """Return a mail address as the log may show it. The null sender is ``<>``."""

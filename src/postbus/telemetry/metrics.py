@@ -88,3 +88,25 @@ METRICS: tuple[Metric, ...] = (
     Metric("postbus_admin_actions_total", "counter", "Requests that change state, by action and outcome.", ("action", "outcome")),
     Metric("postbus_log_lines_dropped_total", "counter", "Log lines dropped because standard error was stuck."),
 )
+
+
+def as_markdown() -> str:
+    """Return the manual's page of metrics, docs/metrics.md."""
+    rows = "".join(
+        f"| `{metric.name}` | {metric.kind} | {', '.join(f'`{label}`' for label in metric.labels)} | {metric.help} |\n"
+        for metric in METRICS
+    )
+    return _PAGE.format(rows=rows)
+
+
+_PAGE = """# Metrics
+
+<!-- Made from the table in `postbus.telemetry.metrics`; a test keeps the two equal. -->
+
+The sidecar serves these at `/metrics`, as Prometheus text or as OpenMetrics where that is asked for, beside the customary `process_*`
+figures and `target_info`. Names do not change within a major version. Label values come from the configuration (`listener`, `sink`,
+`route`) or from small closed sets, never from a peer, so the number of series is bounded. Times are seconds, sizes octets.
+
+| Metric | Kind | Labels | Meaning |
+|---|---|---|---|
+{rows}"""
