@@ -142,9 +142,12 @@ class PublishingHandler:
         body, matches = envelope.body, _matches(envelope)
         assert body is not None, "the listener calls handle_DATA with a body"
         outcome: list[Reply | None] = [
-            replies.TOO_BIG if match.message_max_octets is not None and body.size_octets > match.message_max_octets else None for match in matches
+            replies.TOO_BIG if match.message_max_octets is not None and body.size_octets > match.message_max_octets else None
+            for match in matches
         ]
-        if not session.lmtp and any(outcome):  # the one reply refuses all or none: a dead letter instead would be a promise broken after 250
+        if not session.lmtp and any(
+            outcome
+        ):  # the one reply refuses all or none: a dead letter instead would be a promise broken after 250
             return [replies.TOO_BIG] * len(matches)
         mail = self._mail(session, envelope, body, matches)
         spooled = [index for index, match in enumerate(matches) if outcome[index] is None and match.acceptance == "spool"]
@@ -163,7 +166,9 @@ class PublishingHandler:
             session=session.id,
             transaction=mail.id,
             mail_from=mail.mail_from,
-            recipients=[(recipient.address, recipient.route, reply.code) for recipient, reply in zip(mail.recipients, said_all, strict=True)],
+            recipients=[
+                (recipient.address, recipient.route, reply.code) for recipient, reply in zip(mail.recipients, said_all, strict=True)
+            ],
             mode="hold" if held else "spool",
             size_octets=mail.size_octets,
             seconds=(self._now_ms() - mail.received_ms) / 1000,

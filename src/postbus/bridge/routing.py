@@ -89,6 +89,9 @@ class Router:
         acceptance: of routes that do not say.
         normalized: how addresses are brought into the form patterns are compared with.
 
+    Attributes:
+        message_max_octets: the largest message that some route takes, which is what EHLO may announce; ``None``: any.
+
     Raises:
         PatternError: a pattern cannot be used.
     """
@@ -101,7 +104,10 @@ class Router:
         normalized: Callable[[str], str] = normalize,
     ) -> None:
         self._normalized = normalized
-        self._table = _table(_entries(routes, sinks, acceptance))
+        entries = tuple(_entries(routes, sinks, acceptance))
+        self._table = _table(entries)
+        limits = [entry.match.message_max_octets for entry in entries]
+        self.message_max_octets = None if None in limits else max(limit for limit in limits if limit is not None)
 
     def match(self, address: str) -> Match | None:
         """Return the route that takes *address*, as the client sent it; ``None``: no such recipient here."""

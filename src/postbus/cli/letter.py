@@ -52,7 +52,9 @@ class Fate:
         return found.group() if found else None
 
 
-def compose(sender: str, recipients: Sequence[str], *, subject: str, text: str, html: str | None, attachments: Sequence[Path]) -> EmailMessage:
+def compose(
+    sender: str, recipients: Sequence[str], *, subject: str, text: str, html: str | None, attachments: Sequence[Path]
+) -> EmailMessage:
     """Return a well-formed mail; *attachments* are read whole. Raises OSError for a file that cannot be read."""
     mail = EmailMessage()
     mail["From"], mail["To"], mail["Subject"] = sender or "postmaster@localhost", ", ".join(recipients), subject

@@ -34,7 +34,10 @@ CLI = typer.Typer(
 )
 
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", "-c", metavar="FILE", help="YAML file; without it the embedded defaults. POSTBUS__... variables override both.")
+    Path | None,
+    typer.Option(
+        "--config", "-c", metavar="FILE", help="YAML file; without it the embedded defaults. POSTBUS__... variables override both."
+    ),
 ]
 HttpOption = Annotated[str, typer.Option("--http", metavar="URL", help="Where the running postbus serves HTTP.", envvar="POSTBUS_HTTP")]
 TokenOption = Annotated[Path | None, typer.Option("--token-file", metavar="FILE", help="File with the bearer token of the sidecar.")]
@@ -57,10 +60,14 @@ def check(config: ConfigOption = None) -> None:
     """Say in one line each what is wrong with the configuration, where, and what would be right."""
     from postbus import config as configuration  # noqa: PLC0415
 
-    findings = configuration.check(config)
+    try:
+        known: configuration.Loaded | configuration.ConfigurationError = configuration.load(config)
+    except configuration.ConfigurationError as error:
+        known = error
+    findings = configuration.check(known)
     for finding in findings:
         colour = "red" if finding.severity == "error" else "yellow"
-        OUT.print(f"[{colour}]{finding.severity}[/{colour}] {escape(str(finding).removeprefix(finding.severity).lstrip(': '))}")
+        OUT.print(f"[{colour}]{finding.severity}[/{colour}]: {escape(str(finding))}")
     errors = sum(finding.severity == "error" for finding in findings)
     if not errors:
         OUT.print(f"{config or 'embedded defaults'}: fine" + (f", {len(findings)} to look at" if findings else ""))
@@ -93,12 +100,18 @@ def send(
     starttls: Annotated[bool, typer.Option("--starttls", help="Upgrade to TLS first.")] = False,
     tls: Annotated[bool, typer.Option("--tls", help="TLS from the first octet.")] = False,
     insecure: Annotated[bool, typer.Option("--insecure", help="Take any certificate.")] = False,
-    sender: Annotated[str, typer.Option("--from", metavar="ADDRESS", help="Envelope sender; empty for the null sender.")] = "sender@example.org",
+    sender: Annotated[
+        str, typer.Option("--from", metavar="ADDRESS", help="Envelope sender; empty for the null sender.")
+    ] = "sender@example.org",
     subject: Annotated[str, typer.Option(help="Subject.")] = "A test mail from postbus send",
     text: Annotated[str, typer.Option(help="Plain text body.")] = "Hello from postbus send.",
     html: Annotated[str | None, typer.Option(help="HTML body, beside the text.")] = None,
-    attach: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Attach a file; may be given again.", exists=True, dir_okay=False)] = None,
-    raw: Annotated[Path | None, typer.Option(metavar="FILE", help="Send this file as it is, lines made CRLF, instead of a composed mail.", exists=True)] = None,
+    attach: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Attach a file; may be given again.", exists=True, dir_okay=False)
+    ] = None,
+    raw: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Send this file as it is, lines made CRLF, instead of a composed mail.", exists=True)
+    ] = None,
 ) -> None:
     """Send a test mail and say what became of it."""
     to = recipients or ["test@example.org"]
@@ -126,14 +139,21 @@ def send(
 
 def _print_fates(fates: Sequence[letter.Fate], size_octets: int, where: str) -> None:
     """Show what the server said of each recipient, and where to look next."""
-    table = Table("recipient", "outcome", "server said", title=f"{size_octets:,} octets to {where}", title_justify="left", box=None if not OUT.is_terminal else None)
+    table = Table(
+        "recipient",
+        "outcome",
+        "server said",
+        title=f"{size_octets:,} octets to {where}",
+        title_justify="left",
+        box=None,
+    )
     for fate in fates:
         outcome = "[green]accepted[/green]" if fate.accepted else "[yellow]try later[/yellow]" if fate.code < 500 else "[red]refused[/red]"
         table.add_row(escape(fate.recipient), outcome, escape(f"{fate.code} {fate.text}"))
     OUT.print(table)
     taken = {fate.transaction_id for fate in fates if fate.transaction_id}
     for transaction in sorted(taken):
-        OUT.print(f"The events carry [bold]\"transactionId\":\"{transaction}\"[/bold]: look for it where the route's sinks lead.")
+        OUT.print(f'The events carry [bold]"transactionId":"{transaction}"[/bold]: look for it where the route\'s sinks lead.')
 
 
 @CLI.command()
@@ -195,7 +215,7 @@ def drop(http: HttpOption = DEFAULT_HTTP, token_file: TokenOption = None, event:
         OUT.print(f"{admin.change_letters(http, admin.token(token_file), 'drop', event, sink)} dropped")
 
 
-def _version(wanted: bool) -> None:  # noqa: FBT001 - typer hands the option's value over by position
+def _version(wanted: bool) -> None:
     if wanted:
         OUT.print(f"postbus {__version__}")
         raise typer.Exit

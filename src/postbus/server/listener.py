@@ -175,6 +175,19 @@ class Listener:
             self.roster.tls_context = context
         telemetry.tls_reloaded(listener=self.name, outcome="done", error=None)
 
+    def retune(self, settings: ListenerSettings) -> None:
+        """Use *settings* for connections from now on: limits, timers, offers, certificates. What was bound stays as it is.
+
+        Raises:
+            TlsUnusable: the certificate's files cannot be used; nothing has changed.
+        """
+        self.reload(settings.tls)
+        bound = {name: getattr(self.settings, name) for name in ("address", "protocol", "backlog", "socket_mode")}
+        self.settings = settings.model_copy(update=bound)
+        if self.roster is not None:
+            self.roster.terms = self._terms()
+            self.roster.plan = None  # it was made from the old terms
+
     # --- inside
 
     def _terms(self) -> Terms:
