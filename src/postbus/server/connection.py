@@ -89,7 +89,6 @@ class Connection(Timed, asyncio.Protocol):
         transport: None before the connection is made and after it has ended.
         engine: the protocol.
         roster: whom it belongs to.
-        octets: received so far.
         busy: an answer is owed that is not ready.
         finished: it has ended for good.
         reason: why it ended, or is about to: one of a few words, for logs and metrics.
@@ -101,6 +100,8 @@ class Connection(Timed, asyncio.Protocol):
         "_half_closed",
         "_handshake_task",
         "_job",
+        "_linger_octets",
+        "_octets_before",
         "_paused",
         "_pending",
         "_shift",
@@ -111,7 +112,6 @@ class Connection(Timed, asyncio.Protocol):
         "engine",
         "finished",
         "loop",
-        "octets",
         "reason",
         "roster",
         "transport",
@@ -125,12 +125,13 @@ class Connection(Timed, asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.roster: Roster = cast("Roster", None)
         self.engine: Engine = cast("Engine", None)
-        self.octets = 0
         self.busy = False
         self.finished = False
         self.reason = ""
         self._half_closed = False
         self._turn_octets = 0
+        self._octets_before = 0
+        self._linger_octets = 0
         self._paused = 0
         self._shift = 0
         self._task: asyncio.Task[None] | None = None
@@ -196,12 +197,7 @@ class Connection(Timed, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the engine, and act on what it understands."""
-        size = len(data)
-        self.octets += size
-        self._turn_octets += size
-        if self.closing_at is not None or self.finished:
-            self._drop_input()
-            return
+        self._turn_octets += len(data)
         if self._turn_octets >= TURN_OCTETS:
             self._end_turn()
         self.engine.receive(data)
@@ -234,15 +230,13 @@ class Connection(Timed, asyncio.Protocol):
 
     def pump(self) -> None:
         """Act on every event there is, up to TURN_COMMANDS answers."""
-        engine = self.engine
-        next_event = engine.next_event
-        answer = engine.answer
-        acts = self.acts
-        left = TURN_COMMANDS
         if self._paused & PEER:
             return
+        engine = self.engine
+        acts = self.acts
+        left = TURN_COMMANDS
         while True:
-            event = next_event()
+            event = engine.next_event()
             act = acts.get(type(event))
             if act is None:
                 break
@@ -254,32 +248,35 @@ class Connection(Timed, asyncio.Protocol):
                 break
             if type(outcome) is Special:
                 break
-            answer(outcome)
+            more = engine.answer(cast("Answer", outcome))
+            if self.roster.draining and not engine.in_transaction:
+                self.reason = "drain"
+                engine.refuse(SHUTTING_DOWN)
+            elif not more:
+                event = Signal.NEED_DATA
+                break
             left -= 1
             if not left:
                 self.pause(TURN)
                 self.busy = True
                 self.loop.call_soon(self._next_turn)
                 break
-            if self.roster.draining and not engine.in_transaction:
-                self.reason = "drain"
-                engine.refuse(SHUTTING_DOWN)
-        self._settle(event)
+        out = engine.bytes_to_send()
+        if out and self.transport is not None:
+            self.transport.write(out)
+            self.waiting_at = self.roster.sweep.now
+        if event is not Signal.NEED_DATA or self._half_closed:
+            self._settle(event)
 
     def _settle(self, event: Any) -> None:
-        """Send what is to be sent, and see whether the conversation is over."""
-        out = self.engine.bytes_to_send()
-        transport = self.transport
-        if out and transport is not None:
-            transport.write(out)
-            self.waiting_at = self.roster.sweep.now
+        """See whether the conversation is over, or TLS begins."""
         if event is Signal.CLOSED:
             self.hang_up(self.reason or "refused")
         elif self._paused & UPGRADE and self._handshake_task is None and self.engine.state is State.UPGRADING:
             self.upgrade()
-        elif self._half_closed and event is Signal.NEED_DATA and transport is not None:
+        elif self._half_closed and event is Signal.NEED_DATA and self.transport is not None:
             self.reason = self.reason or "eof"
-            transport.close()
+            self.transport.close()
 
     def _act(self, outcome: Outcome) -> None:
         """Do for one *outcome* what ``pump`` does for many."""
@@ -304,12 +301,23 @@ class Connection(Timed, asyncio.Protocol):
             if not self.busy:
                 self.resume(TURN | BUSY)
 
+    @property
+    def octets(self) -> int:
+        """Received so far."""
+        return self._octets_before + self._turn_octets
+
     def _end_turn(self) -> None:
+        self._octets_before += self._turn_octets
         self._turn_octets = 0
         self.pause(TURN)
         self.loop.call_soon(self.resume, TURN)
+        if self.closing_at is not None or self.finished:
+            self._linger_octets += TURN_OCTETS
+            if self._linger_octets > LINGER_OCTETS and self.transport is not None:
+                self.transport.abort()
+            return
         most = self.roster.terms.session_max_octets
-        if 0 < most < self.octets and not self.busy:
+        if 0 < most < self._octets_before and not self.busy:
             self.refuse(SESSION_TOO_BIG, "limit")
 
     # --- pausing
@@ -492,13 +500,8 @@ class Connection(Timed, asyncio.Protocol):
             transport.close()
             return
         self.closing_at = self.roster.sweep.now
-        self._turn_octets = 0
         self.resume(self._paused)
         transport.write_eof()
-
-    def _drop_input(self) -> None:
-        if self._turn_octets > LINGER_OCTETS and self.transport is not None:
-            self.transport.abort()
 
     def abort(self, reason: str) -> None:
         """Cut the connection now."""

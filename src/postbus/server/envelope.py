@@ -24,36 +24,20 @@ class Envelope:
         defects: what was tolerated in commands and content, kind to count: ``bare-lf``, ``long-line``, ...
     """
 
-    __slots__ = (
-        "__dict__",
-        "__weakref__",
-        "_content",
-        "_original_content",
-        "body",
-        "decode",
-        "defects",
-        "mail_from",
-        "mail_options",
-        "mail_params",
-        "rcpt_options",
-        "rcpt_params",
-        "rcpt_tos",
-        "smtp_utf8",
-    )
+    mail_from: str | None = None
+    smtp_utf8: bool = False
+    body: Body | None = None
+    decode: str | None = None
+    _content: Any = None
+    _original_content: bytes | None = None
 
     def __init__(self) -> None:
-        self.mail_from: str | None = None
         self.mail_options: list[str] = []
         self.mail_params: dict[str, str | None] = {}
-        self.smtp_utf8 = False
         self.rcpt_tos: list[str] = []
         self.rcpt_options: list[str] = []
         self.rcpt_params: list[dict[str, str | None]] = []
-        self.body: Body | None = None
         self.defects: dict[str, int] = {}
-        self.decode: str | None = None
-        self._content: Any = None
-        self._original_content: bytes | None = None
 
     @property
     def original_content(self) -> bytes | None:

@@ -10,6 +10,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import lru_cache
 from typing import Any, Final
 
 from postbus.smtp import replies
@@ -120,20 +121,24 @@ def reply_of(outcome: Any) -> Reply:
     Raises:
         Misanswered: it stands for none, or for one that answers nothing (3xx).
     """
-    if type(outcome) is Reply:
-        reply = outcome
-    else:
-        if isinstance(outcome, bytes):
-            outcome = outcome.decode("utf-8", "replace")
-        if not isinstance(outcome, str):
-            raise Misanswered(f"returned {type(outcome).__name__}, not a reply")
-        try:
-            reply = Reply.parse(outcome)
-        except ValueError:
-            raise Misanswered("returned text that is not a reply") from None
-    if reply.code // 100 not in OUTCOMES:
-        raise Misanswered(f"answered {reply.code}, which ends nothing")
-    return reply
+    if type(outcome) is str:
+        return _reply_of_text(outcome)
+    if isinstance(outcome, bytes):
+        return _reply_of_text(outcome.decode("utf-8", "replace"))
+    if not isinstance(outcome, Reply):
+        raise Misanswered(f"returned {type(outcome).__name__}, not a reply")
+    if outcome.code // 100 not in OUTCOMES:
+        raise Misanswered(f"answered {outcome.code}, which ends nothing")
+    return outcome
+
+
+@lru_cache(maxsize=512)
+def _reply_of_text(text: str) -> Reply:
+    try:
+        reply = Reply.parse(text)
+    except ValueError:
+        raise Misanswered("returned text that is not a reply") from None
+    return reply_of(reply)
 
 
 def message_replies(outcome: Any, recipients: int, *, lmtp: bool) -> Reply | tuple[Reply, ...]:
@@ -144,7 +149,7 @@ def message_replies(outcome: Any, recipients: int, *, lmtp: bool) -> Reply | tup
     Raises:
         Misanswered: not a reply, or not as many as recipients.
     """
-    if isinstance(outcome, str | bytes | Reply) or not isinstance(outcome, Sequence):
+    if type(outcome) is str or isinstance(outcome, bytes | Reply) or not isinstance(outcome, Sequence):
         one = reply_of(outcome)
         return (one,) * recipients if lmtp else one
     each = tuple(reply_of(part) for part in outcome)

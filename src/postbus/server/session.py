@@ -45,44 +45,24 @@ class Session:
         traceparent: W3C trace context of this session's work, or None.
     """
 
-    __slots__ = (
-        "__dict__",
-        "__weakref__",
-        "_find_local",
-        "_local",
-        "auth_data",
-        "authenticated",
-        "extended_smtp",
-        "host_name",
-        "id",
-        "listener",
-        "lmtp",
-        "login_data",
-        "loop",
-        "peer",
-        "proxy_data",
-        "ssl",
-        "tls",
-        "traceparent",
-    )
+    id: str = ""
+    peer: PeerName | None = None
+    listener: str = ""
+    lmtp: bool = False
+    ssl: dict[str, Any] | None = None
+    tls: Tls | None = None
+    host_name: str | None = None
+    extended_smtp: bool = False
+    authenticated: bool | None = None
+    auth_data: Any = None
+    login_data: Any = None
+    proxy_data: Any = None
+    traceparent: str | None = None
+    _local: PeerName | None = None
+    _find_local: Callable[[str], Any] | None = None
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.id = ""
-        self.peer: PeerName | None = None
-        self.listener = ""
-        self.lmtp = False
-        self.ssl: dict[str, Any] | None = None
-        self.tls: Tls | None = None
-        self.host_name: str | None = None
-        self.extended_smtp = False
-        self.authenticated: bool | None = None
-        self.auth_data: Any = None
-        self.login_data: Any = None
-        self.proxy_data: Any = None
-        self.traceparent: str | None = None
-        self._local: PeerName | None = None
-        self._find_local: Callable[[str], Any] | None = None
 
     @property
     def local(self) -> PeerName | None:

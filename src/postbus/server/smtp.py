@@ -605,13 +605,13 @@ class SMTP(Connection):
         except Misanswered as error:
             telemetry.hook_misanswered(hook="DATA", session=self._session_id, error=str(error))
             answer = replies.LOCAL_ERROR
-        if any(reply.code < 300 for reply in (answer if isinstance(answer, tuple) else (answer,))):
+        if answer.code < 300 if type(answer) is Reply else any(reply.code < 300 for reply in cast("tuple[Reply, ...]", answer)):
             self.messages_accepted += 1
             self.recipients += recipients
         else:
             self.messages_refused += 1
-        if envelope is not None and envelope.body is not None:
-            envelope.body.discard()
+        if envelope is not None and envelope.body is not None and envelope.body.path is not None:
+            envelope.body.discard()  # a handler may keep an envelope with a small body, but a file it has to take
         self._set_post_data_state()
         return answer
 

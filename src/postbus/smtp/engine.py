@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from postbus.smtp import replies
@@ -137,8 +138,8 @@ class Engine:
             return self._wait()
         return self._command(line)
 
-    def answer(self, reply: Reply | Sequence[Reply]) -> None:
-        """Give the owed answer; its first digit moves the session.
+    def answer(self, reply: Reply | Sequence[Reply]) -> bool:
+        """Give the owed answer; its first digit moves the session. Return whether ``next_event`` has anything new to say.
 
         Several replies are sent in order and the last one counts; none at all leaves the command without an answer, for shells that
         have pushed it. For ``EndOfMessage``: on LMTP one reply per accepted recipient in order (a single one stands for each), on SMTP
@@ -151,7 +152,7 @@ class Engine:
         event = self._owed
         if event is None:
             if self._state is State.CLOSED:
-                return
+                return True
             msg = "no answer is owed"
             raise OutOfTurn(msg)
         if isinstance(reply, Reply):
@@ -163,6 +164,7 @@ class Engine:
         self._owed = None
         if last is not None:
             self._settle(event, last)
+        return self._signal is not None or bool(self._lines)
 
     def push(self, reply: Reply) -> None:
         """Send a further reply that answers nothing."""
@@ -378,7 +380,8 @@ class Engine:
             self._out += reply.wire
             if event.verb == "." and reply.code < 300:
                 self._forgive()
-        return several[-1]
+        last = several[-1]
+        return replace(last, close=True) if any(reply.close for reply in several) else last
 
     def _settle(self, event: Owed, reply: Reply) -> None:
         """Send the reply that counts, and go where the table says."""

@@ -52,6 +52,8 @@ class State(Enum):
     UPGRADING = "TLS is being started"
     CLOSED = "over"
 
+    __hash__ = object.__hash__  # Enum's own is a Python function, and every transition looks states up
+
     __hash__ = object.__hash__  # members are single; Enum's own hash is a Python function, called several times a message
 
 
@@ -66,6 +68,7 @@ TRANSACTION = frozenset({State.SENDER, State.REFUSED, State.RECIPIENTS, State.CO
 _STAY: Move = {}
 _GREET: Move = {2: State.GREETED}  # a refused EHLO changes nothing (RFC 5321 s4.1.4)
 _RESET: Move = {2: State.GREETED, 4: State.GREETED, 5: State.GREETED}  # RSET resets even if a hook frowns (RFC 5321 s4.1.1.5)
+_END: Move = {2: State.GREETED, 3: State.GREETED, 4: State.GREETED, 5: State.GREETED}  # whatever became of the message
 _LEAVE: Move = {2: State.CLOSED, 4: State.CLOSED, 5: State.CLOSED}
 _SECURE: Move = {2: State.UPGRADING}
 
@@ -120,7 +123,7 @@ def _table(data_without_recipient: Reply) -> Table:
             "RCPT": _STAY,
             "DATA": {3: State.CONTENT},
         },
-        State.CONTENT: {".": _RESET},
+        State.CONTENT: {".": _END},
     }
 
 
