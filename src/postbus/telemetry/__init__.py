@@ -300,6 +300,7 @@ def dead_letter_dropped(*, sink: str, event: str) -> None:
 def _traceback(error: BaseException) -> str:
     return "".join(format_exception(error))
 
+
 # --- parsing
 
 
