@@ -56,7 +56,7 @@ def _misconfigured(errors: Sequence[Finding]) -> int:
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return uvloop's loop where it is installed (twice the speed, a tenth of the memory per TLS session), ``None`` for the standard one."""
+    """Return uvloop's loop where installed (twice the speed, a tenth of the memory per TLS session), ``None`` for the standard one."""
     try:
         factory: Callable[[], asyncio.AbstractEventLoop] = importlib.import_module("uvloop").new_event_loop
     except ImportError:

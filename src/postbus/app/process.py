@@ -213,7 +213,7 @@ class Process:
             telemetry.loop_lagged(lag_s=self.lag_s)
 
     async def _watch(self) -> None:
-        """Reload when the configuration's file or a certificate is another one. Kubernetes swaps mounted files by a link, so they are polled."""
+        """Reload when the configuration's file or a certificate is another one; polled, since Kubernetes swaps mounted files by a link."""
         seen = await asyncio.to_thread(self._fingerprint)
         while True:
             await asyncio.sleep(self.settings.watch_interval_s or 3600.0)
