@@ -137,6 +137,20 @@ def test_mounts_have_volumes(values: Tree) -> None:
 
 
 @every_case
+def test_every_file_named_is_mounted(values: Tree) -> None:
+    """What the command and the configuration name below /etc/postbus lies in a mount of its own, secrets unreadable for others."""
+    release = render(values)
+    container = release.container()
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    assert ["run", "--config", "/etc/postbus/config/postbus.yaml"] == container["args"]
+    assert "config" == mounts["/etc/postbus/config"]
+    named = re.findall(r"/etc/postbus/\S+", release.config())
+    assert [] == [path for path in named if path.rpartition("/")[0] not in mounts]
+    modes = {volume["secret"]["defaultMode"] for volume in release.pod()["spec"]["volumes"] if "secret" in volume}
+    assert modes <= {0o440}
+
+
+@every_case
 def test_references_are_rendered(values: Tree) -> None:
     """The ConfigMap, the service account and the headless Service the workload refers to are part of the release."""
     release = render(values)
