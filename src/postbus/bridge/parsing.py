@@ -25,6 +25,7 @@ from postbus.event.parsed import Defect, Parsed
 
 _MODULE = "postbus.bridge.parsing_worker"
 _HEAD_OCTETS = 9
+_APART = mime.Verdict("worker")
 _ANSWER_SLACK_OCTETS = 64 * 1024 * 1024
 """An answer holds the contents asked for and texts that are bounded; one far beyond comes from a process that has lost its mind."""
 
@@ -48,12 +49,11 @@ class Parser:
     async def start(self) -> None:
         """Be ready."""
 
-    async def parse(self, body: bytes | Path, size_octets: int, *, inline_max_octets: int = mime.INLINE_MAX_OCTETS) -> Parsed:
-        """Return *body* taken apart, or the verdict that it is to be published raw (``readable`` false). Takes bounded time.
+    async def parse(self, octets: bytes | Path, *, inline_max_octets: int = mime.INLINE_MAX_OCTETS) -> Parsed:
+        """Return a message taken apart, or the verdict that it is to be published raw (``readable`` false). Takes bounded time.
 
         Args:
-            body: the message, or the file that holds it (which is then never read here).
-            size_octets: its size.
+            octets: the message, or the file that holds it (which is then never read here).
             inline_max_octets: how much of attachments' contents to keep, as base64; see ``mime.parse``. The largest event
                 any recipient's sinks carry is the natural choice.
 
@@ -62,16 +62,13 @@ class Parser:
         """
         started = perf_counter()
         place = "process"
-        if isinstance(body, bytes) and size_octets <= mime.SIMPLE_MAX_OCTETS:
-            verdict = mime.guard(body)
-            if verdict.way == "simple":
-                found = mime.parse(body, inline_max_octets=inline_max_octets)
-            elif verdict.way == "raw":
-                place, found = "none", parsed.unreadable(*verdict.defects)
-            else:
-                place, found = "worker", await self._parse_apart(body, inline_max_octets)
+        verdict = mime.guard(octets) if isinstance(octets, bytes) and len(octets) <= mime.SIMPLE_MAX_OCTETS else _APART
+        if verdict.way == "simple" and isinstance(octets, bytes):
+            found = mime.parse(octets, inline_max_octets=inline_max_octets)
+        elif verdict.way == "raw":
+            place, found = "none", parsed.unreadable(*verdict.defects)
         else:
-            place, found = "worker", await self._parse_apart(body, inline_max_octets)
+            place, found = "worker", await self._parse_apart(octets, inline_max_octets)
         outcome = "parsed" if found.readable else found.defects[0].code
         telemetry.mail_parsed(place=place, outcome=outcome, seconds=perf_counter() - started)
         return found

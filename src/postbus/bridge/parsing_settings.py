@@ -19,7 +19,7 @@ class ParsingSettings(BaseModel):
     memory_max_octets: int = Field(
         default=512 * MIB,
         ge=128 * MIB,
-        description="Address space of one parser process; a mail that needs more is published raw. Honest mail needs about six times its size.",
+        description="Address space of one parser process; a mail that needs more is published raw. Honest mail needs six times its size.",
     )
     cpu_max_s: int = Field(default=5, ge=1, le=60, description="CPU time for one mail; beyond, it is published raw.")
     wall_max_s: float = Field(

@@ -71,7 +71,7 @@ class _Reader:
         self.phrase: list[str] = []
         self.route: list[str] | None = None
         self.inside = False
-        self.comments: list[str] = []
+        self.comments: list[list[str]] = []
         self.depth = 0
 
     def read(self) -> Iterator[Address]:
@@ -82,7 +82,7 @@ class _Reader:
                 self._comment(match[0])
             elif mark == "(":
                 self.depth = 1
-                self.comments.append("")
+                self.comments.append([])
             elif self.inside:
                 self._angle(match[0], blank)
             elif mark in (",", ";", ":", "<"):
@@ -94,7 +94,7 @@ class _Reader:
     def _comment(self, token: str) -> None:
         self.depth += {"(": 1, ")": -1}.get(token, 0)
         if self.depth:
-            self.comments[-1] += token
+            self.comments[-1].append(token)
 
     def _angle(self, piece: str, blank: str | None) -> None:
         if piece == ">":
@@ -118,7 +118,7 @@ class _Reader:
     def _finish(self) -> Iterator[Address]:
         """Yield the mailbox gathered so far, if there is one, and begin anew."""
         phrase = "".join(self.phrase).strip()
-        comment = next((text for text in self.comments if text.strip()), "")
+        comment = next((text for pieces in self.comments if (text := "".join(pieces).strip())), "")
         if self.route is not None:
             name, address = phrase or comment, _without_route("".join(self.route))
         else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 import orjson
@@ -121,7 +121,11 @@ def mail_to_bytes(mail: Mail) -> bytes:
         return orjson.dumps({"v": FORMAT, "mail": mail}, default=dict)
     except TypeError:
         # A lone surrogate: what the peer sent is kept as it came, in the escapes that orjson refuses.
-        return json.dumps({"v": FORMAT, "mail": asdict(mail)}, separators=(",", ":"), default=dict).encode("ascii")
+        return json.dumps({"v": FORMAT, "mail": mail}, separators=(",", ":"), default=_plain).encode("ascii")
+
+
+def _plain(record: Any) -> dict[str, Any]:
+    return {each.name: getattr(record, each.name) for each in fields(record)} if is_dataclass(record) else dict(record)
 
 
 def mail_from_bytes(octets: bytes) -> Mail:

@@ -137,6 +137,11 @@ def parse(octets: bytes, *, inline_max_octets: int = INLINE_MAX_OCTETS) -> Parse
         return _parse_leniently(octets, fields, inline_max_octets)
     except ParseError:
         return unreadable(Defect("mime.malformed", None, "no structure found"))
+    except BaseException as exc:
+        # A panic of the native code arrives as a BaseException that no module exports.
+        if type(exc).__name__ != "PanicException":
+            raise
+        return unreadable(Defect("parser.died", None, "panic"))
 
 
 def _parse_leniently(octets: bytes, fields: headers.Fields, inline_max_octets: int) -> Parsed:
