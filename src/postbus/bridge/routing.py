@@ -127,9 +127,7 @@ class Router:
         return None if best is None else _said(best, tag, captures)
 
 
-def _first_fit(
-    entries: Sequence[_Entry], best: _Entry | None, address: str, plain: str
-) -> tuple[_Entry | None, Mapping[str, str]]:
+def _first_fit(entries: Sequence[_Entry], best: _Entry | None, address: str, plain: str) -> tuple[_Entry | None, Mapping[str, str]]:
     """Return the first of *entries* that fits and stands before *best*, with its captures."""
     for entry in entries:
         if best is not None and entry.place > best.place:
@@ -152,9 +150,7 @@ def _said(entry: _Entry, tag: str | None, captures: Mapping[str, str]) -> Match:
     if tag is None and not captures:
         return entry.match
     m = entry.match
-    return Match(
-        m.route, m.pattern, tag, captures, m.mode, m.acceptance, m.sinks, m.best_effort, m.message_max_octets, m.event_max_octets
-    )
+    return Match(m.route, m.pattern, tag, captures, m.mode, m.acceptance, m.sinks, m.best_effort, m.message_max_octets, m.event_max_octets)
 
 
 def _table(entries: Iterable[_Entry]) -> _Table:

@@ -39,7 +39,7 @@ Trouble = tuple[Path, str, str]
 
 
 def check(known: Loaded | ConfigurationError, now_s: float | None = None) -> list[Finding]:
-    """Return every finding about *known*, errors first: the ones loading ended with, or those that need the whole tree.
+    """Return the findings about *known*: those loading ended with, or those that need the whole tree; warnings if there is no error.
 
     Args:
         known: what ``load`` returned or raised.
@@ -55,8 +55,9 @@ def check(known: Loaded | ConfigurationError, now_s: float | None = None) -> lis
         _never_reached, _postmaster, _unused_sinks, _times, partial(_expiring, now_s=now_s),
     )  # fmt: skip
     found = [known.origins.finding("error", *trouble) for look in errors for trouble in look(settings)]
-    found += [known.origins.finding("warning", *trouble) for look in warnings for trouble in look(settings)]
-    return sorted(found, key=lambda finding: (finding.severity, finding.line or 0))
+    if not found:
+        found = [known.origins.finding("warning", *trouble) for look in warnings for trouble in look(settings)]
+    return sorted(found, key=lambda finding: finding.line or 0)
 
 
 def _route_names(settings: Settings) -> Iterator[Trouble]:

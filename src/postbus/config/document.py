@@ -112,9 +112,10 @@ def _compose(text: str, name: str) -> yaml.Node | None:
 
 def _syntax(error: yaml.MarkedYAMLError, text: str, name: str) -> Finding:
     """Return what the parser met, in the words of somebody who has made the mistake before."""
-    mark = error.problem_mark or error.context_mark
-    line = mark.line + 1 if mark else None
     problem = error.problem or error.context or "the parser gives no reason"
+    unclosed = any(sign in problem for sign in _UNCLOSED)
+    mark = error.context_mark if unclosed and error.context_mark else error.problem_mark or error.context_mark
+    line = mark.line + 1 if mark else None
     shown = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
     for sign, said, remedy in _SYNTAX:
         if sign in problem and (said != _TAB or "\t" in shown):
@@ -131,10 +132,15 @@ _SYNTAX = (
     ("expected alphabetic or numeric character", "`*` or `&` starts no plain value", "put it in quotes"),
     ("expected <block end>", "the indentation does not fit the lines above", "align keys of one map, and `-` of one list"),
     ("could not find expected ':'", "a key without its colon", "write `key: value`"),
-    ("found unexpected end of stream", "a quote or bracket is not closed", "close it"),
+    ("found unexpected end of stream", "a quote is not closed", "close it"),
     ("expected ',' or", "a bracket or brace is not closed, or a comma is missing", "close it"),
+    ("expected the node content", "a bracket or brace is not closed, or a comma is missing", "close it"),
     ("found duplicate anchor", "the same anchor (`&`) twice", "give each its own name"),
 )
+
+
+_UNCLOSED = ("found unexpected end of stream", "expected ',' or")
+"""Problems that are met at the end of the file and made where the quote or bracket stands."""
 
 
 class _Builder:

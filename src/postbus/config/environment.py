@@ -51,9 +51,14 @@ def overlay(tree: dict[str, Any], environ: Mapping[str, str], root: type[BaseMod
 def _put(tree: dict[str, Any], path: Path, text: str, root: type[BaseModel], name: str) -> None:
     place: dict[str, Any] | list[Any] = tree
     for depth in range(len(path) - 1):
-        below = _get(place, path[: depth + 1], name)
+        here = path[: depth + 1]
+        kind = shape.at(root, here, tree)
+        if kind and not shape.is_tree(kind):
+            whole = PREFIX + "__".join(str(part).upper() for part in here)
+            raise _refused(here, "there are no keys below this one", f"set {whole}", name)
+        below = _get(place, here, name)
         if not isinstance(below, dict | list):
-            raise _refused(path[: depth + 1], f"{quoted(below)} has no keys below it", "give the whole value in one variable", name)
+            raise _refused(here, f"{quoted(below)} has no keys below it", "give the whole value in one variable", name)
         place = below
     value = _value(text, shape.at(root, path, tree), path, name)
     if isinstance(place, list):

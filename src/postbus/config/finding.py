@@ -66,7 +66,7 @@ def quoted(value: object, max_characters: int = 60) -> str:
         case list() | tuple():
             text = "a list"
         case _:
-            text = str(value)
+            text = f"{value:.10g}" if isinstance(value, float) else str(value)
     text = printable(text)
     return text if len(text) <= max_characters else text[: max_characters - 4] + '..."'
 

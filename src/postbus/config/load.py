@@ -36,16 +36,23 @@ class Origins:
         """Return which of the three gave the value at *path*."""
         if self._variable(path):
             return "environment"
-        return "file" if path and path in self.document.lines else "default"
+        return "file" if path and self._placed(path) in self.document.lines else "default"
 
     def finding(self, severity: Literal["error", "warning"], path: Path, message: str, remedy: str) -> Finding:
         """Return a finding about *path* that names its variable, or the line of the nearest key the file has."""
         variable = self._variable(path)
         if variable:
             return Finding(severity, dotted(path), None, message, remedy, variable)
-        nearest = next((path[:end] for end in range(len(path), 0, -1) if path[:end] in self.document.lines), None)
-        line = self.document.lines[nearest] if nearest else None
+        lines, path = self.document.lines, self._placed(path)
+        nearest = next((path[:end] for end in range(len(path), 0, -1) if path[:end] in lines), None)
+        line = lines[nearest] if nearest else None
         return Finding(severity, dotted(path), line, message, remedy, self.document.name if nearest else "")
+
+    def _placed(self, path: Path) -> Path:
+        """Return *path* as the file has it: without the position where one text stands for a list of one."""
+        lines = self.document.lines
+        single = bool(path) and isinstance(path[-1], int) and path not in lines and path[:-1] in lines
+        return path[:-1] if single else path
 
     def _variable(self, path: Path) -> str | None:
         """Return the variable that gave *path*, or gave a tree above it."""

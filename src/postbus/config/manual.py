@@ -38,8 +38,17 @@ what would be right. A whole file to start from: [examples/postbus.yaml](example
 
 
 def schema() -> dict[str, Any]:
-    """Return the JSON Schema of the tree, as ``/config/schema`` serves it and the chart uses it for its ``config:``."""
-    return {"$schema": SCHEMA_DIALECT, **Settings.model_json_schema(mode="validation")}
+    """Return the JSON Schema of the tree, as ``/config/schema`` serves it and the chart uses it for its ``config:``.
+
+    A file may leave out every key, so nothing is required at the top; what is embedded is the default there.
+    """
+    made = Settings.model_json_schema(mode="validation")
+    made.pop("required", None)
+    for key, default in EMBEDDED.items():
+        made["properties"][key]["default"] = default
+        if "patternProperties" in made["properties"][key]:
+            made["properties"][key]["additionalProperties"] = False  # pydantic says what a name is like, not that there is no other
+    return {"$schema": SCHEMA_DIALECT, **made}
 
 
 def manual() -> str:

@@ -23,8 +23,19 @@ SECRET_MARKS = ("password", "secret", "token", "credential", "authorization", "h
 """Keys whose values are never repeated in a finding: findings go to logs and terminals."""
 
 _OCTETS: Mapping[str, float] = {
-    "b": 1, "k": 1024, "kb": 1000, "kib": 1024, "ki": 1024, "m": 1024**2, "mb": 1000**2, "mib": 1024**2, "mi": 1024**2,
-    "g": 1024**3, "gb": 1000**3, "gib": 1024**3, "gi": 1024**3,
+    "b": 1,
+    "k": 1024,
+    "kb": 1000,
+    "kib": 1024,
+    "ki": 1024,
+    "m": 1024**2,
+    "mb": 1000**2,
+    "mib": 1024**2,
+    "mi": 1024**2,
+    "g": 1024**3,
+    "gb": 1000**3,
+    "gib": 1024**3,
+    "gi": 1024**3,
 }
 _UNITS: Mapping[str, tuple[str, Mapping[str, float]]] = {
     "_octets_s": ("octets per second", _OCTETS),
@@ -98,7 +109,8 @@ class _Words(dict[str, str]):
     """The words a sentence of the table may ask for, made only when asked."""
 
     def __init__(self, context: Mapping[str, Any], error: ErrorDetails, path: Path, root: type[BaseModel], tree: object) -> None:
-        plain = {name: str(value).replace("'", "") if name == "discriminator" else str(value) for name, value in context.items()}
+        plain = {name: number(value) if isinstance(value, float) else str(value) for name, value in context.items()}
+        plain["discriminator"] = plain.get("discriminator", "").replace("'", "")
         super().__init__(plain)
         self._made: Mapping[str, Callable[[], str]] = {
             "value": lambda: "the value" if hidden(path, error["input"]) else quoted(error["input"]),
@@ -168,8 +180,13 @@ def _quantity(path: Path, value: object) -> str:
     for suffix, (words, factors) in _UNITS.items():
         if name.endswith(suffix):
             factor = factors.get(match[2].lower()) if match else None
-            return f"{float(match[1]) * factor:.10g}, in {words}" if match and factor else f"a number of {words}"
+            return f"{number(float(match[1]) * factor)}, in {words}" if match and factor else f"a number of {words}"
     return "a number"
+
+
+def number(value: float) -> str:
+    """Return *value* as it is written in a file: no exponent, no point where none is needed."""
+    return str(int(value)) if value.is_integer() else f"{value:.6g}"
 
 
 def _choice(value: object, context: Mapping[str, str], place: shape.Shape) -> str:
