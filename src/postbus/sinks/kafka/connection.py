@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.client import collect_hosts, create_conn
 
-from postbus.sinks.settings import ClientTls, KafkaSettings
+from postbus.sinks.settings import KafkaSettings
+from postbus.sinks.tls import client_context
 
 METADATA_MAX_AGE_MS = 60_000
 """Default 5 min: leaders that moved quietly would be noticed late."""
@@ -57,22 +57,13 @@ def options(settings: KafkaSettings) -> dict[str, Any]:
     found: dict[str, Any] = {"client_id": settings.client_id, "request_timeout_ms": int(settings.request_timeout_s * 1000)}
     protocol = "SSL" if settings.tls is not None else "PLAINTEXT"
     if settings.tls is not None:
-        found["ssl_context"] = tls_context(settings.tls)
+        found["ssl_context"] = client_context(settings.tls)
     if settings.sasl is not None:
         protocol = "SASL_SSL" if settings.tls is not None else "SASL_PLAINTEXT"
         found["sasl_mechanism"] = settings.sasl.mechanism
         found["sasl_plain_username"] = settings.sasl.username
         found["sasl_plain_password"] = settings.sasl.password.read()
     return {**found, "security_protocol": protocol}
-
-
-def tls_context(tls: ClientTls) -> ssl.SSLContext:
-    """Return a client context: TLS 1.2 or newer, certificate and name checked."""
-    context = ssl.create_default_context(cafile=tls.ca)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if tls.certificate is not None:
-        context.load_cert_chain(tls.certificate, tls.key)
-    return context
 
 
 async def knock(settings: KafkaSettings, opts: Mapping[str, Any]) -> None:
