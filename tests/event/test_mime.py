@@ -83,7 +83,9 @@ def test_bodies_and_attachments() -> None:
         ("4", None, "text/plain", "attachment", None, b"attached"),
         ("5", "page", "text/html", None, None, b"named"),
     ]
-    assert [Attachment._make([*row, len(octets), sha256(octets).hexdigest(), octets, None]) for *row, octets in rows] == list(found.attachments)
+    assert [Attachment._make([*row, len(octets), sha256(octets).hexdigest(), octets, None]) for *row, octets in rows] == list(
+        found.attachments
+    )
     assert 8 == found.parts_seen
 
 
