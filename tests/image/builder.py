@@ -130,9 +130,9 @@ class Store:
 
 ISOLATE = """
 set -eu
-root=$1 spool=$2 user=$3 folder=$4; shift 4
+root=$1 user=$2 folder=$3; shift 3
 mount --bind "$root" "$root"
-mount --bind "$spool" "$root/var/spool/postbus"
+while [ "$1" != -- ]; do mkdir -p "$root$1"; mount --bind "$2" "$root$1"; shift 2; done; shift
 mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
 mount -t proc proc "$root/proc"
 mount -t tmpfs -o mode=755 tmpfs "$root/dev"
@@ -142,7 +142,7 @@ mount -o remount,ro,bind "$root"
 cd "$root"
 exec setpriv --no-new-privs chroot --userspec="$user" --groups= "$root" /usr/bin/env -i --chdir="$folder" "$@"
 """
-"""What a container runtime does: own mounts, own processes, read-only root, a tmpfs, a volume, no new privileges, the image's user."""
+"""What a container runtime does: own mounts, own processes, read-only root, a tmpfs, volumes, no new privileges, the image's user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +157,16 @@ class Image:
     config: Mapping[str, Any]
     tree: Path
 
-    def command(self, arguments: Sequence[str], spool: Path, **environment: str) -> list[str]:
-        """Return the command that runs *arguments* (none: the image's own) as a container with *spool* as its volume."""
+    def command(self, arguments: Sequence[str], volumes: Mapping[str, Path], environment: Mapping[str, str]) -> list[str]:
+        """Return the command that runs *arguments* as a container.
+
+        Args:
+            arguments: the program and its arguments; none: what the image runs by itself.
+            volumes: folders of ours by where they are mounted.
+            environment: variables beside the image's own.
+        """
         words = arguments or [*self.config["Entrypoint"], *self.config["Cmd"]]
         variables = [*self.config["Env"], *(f"{name}={value}" for name, value in environment.items())]
+        mounts = [word for place, folder in volumes.items() for word in (place, str(folder))]
         unshare = [need("unshare", REMEDY), "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", ISOLATE, "sh"]
-        return [*unshare, str(self.tree), str(spool), self.config["User"], self.config["WorkingDir"], *variables, *words]
+        return [*unshare, str(self.tree), self.config["User"], self.config["WorkingDir"], *mounts, "--", *variables, *words]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -10,18 +11,21 @@ import socket
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
 
+from tests.chart.chart import cases, render
 from tests.image.builder import BASE, Image, Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 START_TIMEOUT_S = 30
 USER = 65532
+SPOOL = "/var/spool/postbus"
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +50,10 @@ def spool(tmp_path: Path) -> Path:
     return folder
 
 
-def inside(image: Image, spool: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def inside(image: Image, spool: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run *arguments* in a container of its own, to their end."""
-    return subprocess.run(image.command(arguments, spool, **environment), capture_output=True, text=True, timeout=60, check=False)
+    command = image.command(arguments, {SPOOL: spool}, {})
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def free_ports(count: int) -> list[int]:
@@ -104,12 +109,39 @@ def test_the_root_is_read_only(image: Image, spool: Path) -> None:
     assert f"{USER} [] EROFS EROFS None None" == done.stdout.strip(), done.stderr
 
 
-def test_a_mail_becomes_an_event(image: Image, spool: Path, tmp_path: Path) -> None:
-    """A mail sent into the running image comes out as an event on standard output, and SIGTERM ends it with 0."""
-    smtp, http = free_ports(2)
-    addresses = {"POSTBUS__LISTENERS__SMTP__ADDRESS": f"127.0.0.1:{smtp}", "POSTBUS__SIDECAR__ADDRESS": f"127.0.0.1:{http}"}
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One way to run the image: see ``Image.command``."""
+
+    arguments: tuple[str, ...]
+    volumes: dict[str, Path]
+    environment: dict[str, str]
+
+
+def own(image: Image, spool: Path) -> Case:
+    """Return the image as it comes, with a volume for its spool."""
+    return Case((), {SPOOL: spool}, {})
+
+
+def charts(image: Image, spool: Path) -> Case:
+    """Return what the chart's pod runs, with the volumes it mounts, for values that write events to standard output."""
+    release = render(cases()["trial"])
+    folder = spool.parent / "config"
+    folder.mkdir()
+    (folder / "postbus.yaml").write_text(release.config())
+    container = release.container()
+    variables = {variable["name"]: variable["value"] for variable in container["env"] if "value" in variable}
+    return Case((*image.config["Entrypoint"], *container["args"]), {SPOOL: spool, "/etc/postbus/config": folder}, variables)
+
+
+@pytest.mark.parametrize("case", [own, charts])
+def test_a_mail_becomes_an_event(image: Image, spool: Path, tmp_path: Path, case: Callable[[Image, Path], Case]) -> None:
+    """A mail sent into the running image comes out as an event on standard output, the probes agree, and SIGTERM ends it with 0."""
+    smtp, admin = free_ports(2)
+    how = case(image, spool)
+    addresses = {"POSTBUS__LISTENERS__SMTP__ADDRESS": f"127.0.0.1:{smtp}", "POSTBUS__SIDECAR__ADDRESS": f"127.0.0.1:{admin}"}
+    command = image.command(how.arguments, how.volumes, how.environment | addresses)
     log = tmp_path / "log"
-    command = image.command((), spool, **addresses)
     with log.open("w") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
         try:
             assert process.stdout is not None
@@ -119,12 +151,23 @@ def test_a_mail_becomes_an_event(image: Image, spool: Path, tmp_path: Path) -> N
             assert "1.0" == event["specversion"]
             assert "crew@example.org" in json.dumps(event["data"]["envelope"])
             assert "Does the image work?" in json.dumps(event["data"])
-            health = inside(image, spool, "postbus", "healthcheck", "--http", f"http://127.0.0.1:{http}")
+            assert [200] * 3 == [probe(admin, path) for path in ("/startupz", "/livez", "/readyz")], log.read_text()[-4000:]
+            health = inside(image, spool, "postbus", "healthcheck", "--http", f"http://127.0.0.1:{admin}")
             assert 0 == health.returncode, health.stdout + health.stderr
             os.kill(only_child(process.pid), signal.SIGTERM)
             assert 0 == process.wait(timeout=60), log.read_text()[-4000:]
         finally:
             process.kill()
+
+
+def probe(port: int, path: str) -> int:
+    """Return the status the sidecar answers to the kubelet's question."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    finally:
+        connection.close()
 
 
 def only_child(pid: int) -> int:
