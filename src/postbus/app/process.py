@@ -25,18 +25,17 @@ from postbus.bridge.intake import PublishingHandler, Terms
 from postbus.bridge.parsing import Parser
 from postbus.bridge.renderer import Renderer
 from postbus.bridge.spool import Spool, SpoolFault, SpoolRefused
-from postbus.config import ConfigurationError, Loaded, Settings, check, load
+from postbus.config import ConfigurationError, Loaded, Settings, certificates, check, load
 from postbus.server.listener import Listener
 from postbus.server.tls import TlsUnusable
 from postbus.sidecar.app import make_app
+from postbus.sidecar.pulse import Pulse
 from postbus.sidecar.server import BindError, Sidecar
 from postbus.sidecar.status import Reloaded
 from postbus.sidecar.token import tokens
 from postbus.sinks import Sink
 from postbus.smtp.replies import Reply
 
-HEARTBEAT_S = 0.5
-"""How often the loop's lateness is measured; /livez looks at it."""
 FLUSH_SHARE = 0.2
 """Of the drain's time this share is kept for sinks and spool; sessions have the rest."""
 SINK_STOP_S = 5.0
@@ -56,7 +55,7 @@ class Process:
     Attributes:
         loaded: the configuration in force; file: where it came from.
         state: where it is in its life.
-        lag_s: how late the loop was when last measured; beat_s: when that was (monotonic).
+        pulse: how late the loop is.
         problems: why the last reload was refused; empty after one that worked.
     """
 
@@ -65,8 +64,7 @@ class Process:
         self.file = file
         self.state: State = "starting"
         self.started_s = time.time()
-        self.lag_s = 0.0
-        self.beat_s = time.monotonic()
+        self.pulse = Pulse()
         self.problems: Sequence[str] = ()
         self.spool: Spool | None = None
         self.dispatcher: Dispatcher | None = None
@@ -114,8 +112,9 @@ class Process:
                 await self._bind(name, listener)
         except (BindError, SpoolRefused, SpoolFault) as error:
             raise StartError(str(error)) from error
-        self._spawn(self._beat(), "heartbeat")
+        self._spawn(self.pulse.run(), "pulse")
         self._spawn(self._watch(), "watch")
+        await asyncio.to_thread(self._look_at_certificates)
         self.state = "serving"
         self._tell(time.monotonic() - began)
 
@@ -204,14 +203,6 @@ class Process:
             telemetry.task_restarted(task=task.get_name(), error=repr(error), after_s=0.0, traceback=text)
             self.stop(f"{task.get_name()} died")
 
-    async def _beat(self) -> None:
-        while True:
-            before = time.monotonic()
-            await asyncio.sleep(HEARTBEAT_S)
-            self.beat_s = time.monotonic()
-            self.lag_s = max(0.0, self.beat_s - before - HEARTBEAT_S)
-            telemetry.loop_lagged(lag_s=self.lag_s)
-
     async def _watch(self) -> None:
         """Reload when the configuration's file or a certificate is another one; polled, since Kubernetes swaps mounted files by a link."""
         seen = await asyncio.to_thread(self._fingerprint)
@@ -221,6 +212,14 @@ class Process:
             if now != seen and self.settings.watch_interval_s:
                 seen = now
                 await self.reload()
+
+    def _look_at_certificates(self) -> None:
+        """Tell when each listener's certificate ends. Blocks."""
+        for name, listener in self.settings.listeners.items():
+            if listener.tls.certificate is not None and listener.tls.mode != "none":
+                expires_s = certificates.look(listener.tls.certificate, listener.tls.key).expires_s
+                if expires_s is not None:
+                    telemetry.certificate_expires(listener=name, expires_s=expires_s)
 
     def _fingerprint(self) -> list[tuple[int, int, int] | None]:
         """Return what tells one state of the watched files from another. Blocks."""
@@ -266,6 +265,7 @@ class Process:
             if problems:
                 return self._refused(problems)
             self.problems = ()
+            await asyncio.to_thread(self._look_at_certificates)
             telemetry.reloaded(changed=" ".join(changed), needs_restart=" ".join(restart))
             return Reloaded(changed=changed, needs_restart=restart)
 

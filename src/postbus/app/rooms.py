@@ -63,10 +63,8 @@ def restart_keys(old: Settings, new: Settings) -> list[str]:
     found = [name for name in changed_keys(old, new) if name not in LIVE]
     if needs_spool(new) and not needs_spool(old):
         found.append("acceptance")
-    for name in {**old.listeners, **new.listeners}:
-        if _rebound(old.listeners.get(name), new.listeners.get(name)):
-            found.append(f"listeners.{name}")
-    return found
+    names = {**old.listeners, **new.listeners}
+    return found + [f"listeners.{name}" for name in names if _rebound(old.listeners.get(name), new.listeners.get(name))]
 
 
 def _rebound(old: ListenerSettings | None, new: ListenerSettings | None) -> bool:

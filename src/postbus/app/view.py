@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 PAGE = 500
 """Dead letters looked at in one go."""
-LAST_BEAT_MAX_S = 30.0
-"""A heartbeat this old means that its task is gone: the loop itself would have answered nobody."""
 
 
 class View:
@@ -32,9 +30,7 @@ class View:
     def live(self) -> Sequence[Check]:
         """Return whether the loop turns in time and the listeners still accept. Never sinks, disks or load."""
         process = self._process
-        lag_s, silent_s = process.lag_s, time.monotonic() - process.beat_s
-        on_time = lag_s <= process.settings.sidecar.loop_lag_max_s and (process.state != "serving" or silent_s <= LAST_BEAT_MAX_S)
-        checks = [Check("loop", on_time, f"{lag_s * 1000:.0f} ms late")]
+        checks = [process.pulse.check(process.settings.sidecar.loop_lag_max_s)] if process.state == "serving" else []
         if process.state == "serving":
             checks += [
                 Check(f"listener.{name}", bool(listener.addresses), "accepting" if listener.addresses else "not accepting")

@@ -149,7 +149,8 @@ class PublishingHandler:
             outcome
         ):  # the one reply refuses all or none: a dead letter instead would be a promise broken after 250
             return [replies.TOO_BIG] * len(matches)
-        mail = self._mail(session, envelope, body, matches)
+        trace = telemetry.trace_start("accept mail", kind="server", parent=session.traceparent, listener=session.listener)
+        mail = self._mail(session, envelope, body, matches, trace.traceparent if trace else None)
         spooled = [index for index, match in enumerate(matches) if outcome[index] is None and match.acceptance == "spool"]
         held = [index for index, match in enumerate(matches) if outcome[index] is None and match.acceptance == "hold"]
         if held:
@@ -160,6 +161,8 @@ class PublishingHandler:
             reply = await self._spool(_part(mail, spooled), body)
             for index in spooled:
                 outcome[index] = reply
+        if trace is not None:
+            trace.end()
         said_all = [reply for reply in outcome if reply is not None]
         telemetry.message_answered(
             listener=mail.listener,
@@ -223,7 +226,7 @@ class PublishingHandler:
                 return said
         return [TRY_LATER if index in refused else reply for index, reply in enumerate(said)]
 
-    def _mail(self, session: Session, envelope: Envelope, body: Body, matches: Sequence[Match]) -> Mail:
+    def _mail(self, session: Session, envelope: Envelope, body: Body, matches: Sequence[Match], traceparent: str | None) -> Mail:
         """Write down everything the events will say beside the body."""
         now_ms = self._now_ms()
         mail_from = "" if envelope.mail_from in {None, NULL_SENDER} else str(envelope.mail_from)
@@ -249,7 +252,7 @@ class PublishingHandler:
             tls=None if tls is None else Tls(tls.version, tls.cipher, tls.client_cert_subject),
             auth=Auth("", str(session.auth_data)) if session.authenticated else None,
             defects=tuple((defect, "") for defect in envelope.defects),
-            traceparent=session.traceparent,
+            traceparent=traceparent,
         )
 
     def _recipient(

@@ -1,0 +1,350 @@
+"""The publishing handler: which recipients are taken, when a message is accepted, and what is written down about it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from postbus.bridge import intake
+from postbus.bridge.intake import PublishingHandler, Terms
+from postbus.bridge.routing import Router
+from postbus.bridge.settings import RouteSettings
+from postbus.bridge.spool import Slot, SpoolFailed, SpoolFull, slots_of
+from postbus.event import ids
+from postbus.event.mail import Mail
+from postbus.server.body import Body
+from postbus.server.envelope import Envelope
+from postbus.server.session import Session
+from postbus.sinks import Outcome, Rejected, Retry, Sent
+from postbus.smtp import replies
+from postbus.smtp.replies import Reply
+
+NOW_MS = 1_700_000_000_000
+
+
+@dataclass(frozen=True)
+class Carrier:
+    """What the router must know of a sink."""
+
+    event_max_octets: int = 1_000_000
+    octets: bool = False
+
+
+@dataclass
+class Keeper:
+    """A spool that keeps what it is given in a list."""
+
+    closed: str | None = None
+    fault: Exception | None = None
+    taken: list[tuple[Mail, Sequence[Slot]]] = field(default_factory=list)
+    buried: list[tuple[Mail, Sequence[Slot], Sequence[str]]] = field(default_factory=list)
+
+    def gate(self) -> str | None:
+        """Say why nothing is taken."""
+        return self.closed
+
+    async def commit(self, mail: Mail, slots: Sequence[Slot], body: Body) -> object:
+        """Keep a message, or fail as told."""
+        if self.fault:
+            raise self.fault
+        self.taken.append((mail, slots))
+        return None
+
+    async def bury(self, mail: Mail, slots: Sequence[Slot], body: Body, why: Sequence[str]) -> object:
+        """Keep dead letters, or fail as told."""
+        if self.fault:
+            raise self.fault
+        self.buried.append((mail, slots, why))
+        return None
+
+
+@dataclass
+class Courier:
+    """Delivery with outcomes by recipient address."""
+
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    away: set[str] = field(default_factory=set)
+    delivered: list[Mail] = field(default_factory=list)
+    waiting: asyncio.Event | None = None
+
+    def down(self, sinks: Sequence[str]) -> str | None:
+        """Say which sink is away."""
+        return next((name for name in sinks if name in self.away), None)
+
+    async def deliver_now(self, mail: Mail, body: Body, deadline_s: float) -> Sequence[Outcome]:
+        """Return the outcomes as told, once nothing is waited for."""
+        if self.waiting:
+            await self.waiting.wait()
+        self.delivered.append(mail)
+        return [self.outcomes.get(recipient.address, Sent()) for recipient in mail.recipients]
+
+
+ROUTES = [
+    {"name": "orders", "match": "orders@x.org", "sinks": "kafka"},
+    {"name": "teams", "match": r"/(?P<team>[a-z]+)@teams\.org/", "sinks": "kafka", "best_effort": "audit"},
+    {"name": "raw", "match": "raw@x.org", "sinks": "small", "mode": "raw"},
+    {"name": "held", "match": ["held@x.org", "held2@x.org"], "sinks": "kafka", "acceptance": "hold"},
+    {"name": "hook", "match": "hook@x.org", "sinks": "hook", "acceptance": "hold"},
+]
+
+
+class Bench:
+    """A handler over fakes, and a transaction to put it through."""
+
+    def __init__(self, *, lmtp: bool = False, keeper: Keeper | None = None, in_flight_max_octets: int = 10_000) -> None:
+        self.keeper = keeper if keeper is not None else Keeper()
+        self.courier = Courier()
+        sinks = {"kafka": Carrier(), "small": Carrier(event_max_octets=20_000), "hook": Carrier(), "audit": Carrier()}
+        counter = itertools.count(1)
+        router = Router([RouteSettings.model_validate(route) for route in ROUTES], sinks)
+        self.handler = PublishingHandler(
+            route=router.match,
+            terms=Terms("//mx.test/postbus", hold_timeout_s=5, in_flight_max_octets=in_flight_max_octets),
+            courier=self.courier,
+            keeper=self.keeper,
+            now_ms=lambda: NOW_MS,
+            random=lambda count: next(counter).to_bytes(count, "big"),
+        )
+        self.session = Session.__new__(Session)
+        Session.__init__(self.session, asyncio.new_event_loop())
+        self.session.loop.close()
+        self.session.peer, self.session.host_name, self.session.listener = ("192.0.2.7", 4711), "client.test", "mx"
+        self.session.lmtp, self.session.extended_smtp = lmtp, True
+        self.envelope = Envelope()
+
+    def mail(self, address: str = "me@test", **params: str | None) -> Reply:
+        """Say MAIL."""
+        self.envelope.mail_params = dict(params)
+        return self.handler.handle_MAIL(self, self.session, self.envelope, address, [])
+
+    def rcpt(self, address: str) -> Reply:
+        """Say RCPT, as the server does: it notes the parameters of whom the handler took."""
+        reply = self.handler.handle_RCPT(self, self.session, self.envelope, address, [])
+        if reply.code == 250:
+            self.envelope.rcpt_params.append({})
+        return reply
+
+    async def data(self, octets: bytes = b"Subject: x\r\n\r\nhello\r\n") -> list[Reply]:
+        """Send the content."""
+        self.envelope.body = Body(octets)
+        return await self.handler.handle_DATA(self, self.session, self.envelope)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """An SMTP transaction that has said MAIL."""
+    bench = Bench()
+    assert bench.mail() == replies.SENDER_OK
+    return bench
+
+
+def test_an_unknown_recipient_gets_550(bench: Bench) -> None:
+    """No route: 550 5.1.1, and the recipient is not counted."""
+    assert intake.UNKNOWN_RECIPIENT == bench.rcpt("nobody@elsewhere.org")
+    assert bench.envelope.rcpt_tos == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        pytest.param("orders@x.org", "a@teams.org", replies.RECIPIENT_OK, id="spool with spool, other sinks"),
+        pytest.param("held@x.org", "held2@x.org", replies.RECIPIENT_OK, id="hold with hold, same sinks"),
+        pytest.param("held@x.org", "hook@x.org", intake.SEPARATELY, id="hold with hold, other sinks"),
+        pytest.param("held@x.org", "orders@x.org", intake.SEPARATELY, id="hold, then spool"),
+        pytest.param("orders@x.org", "held@x.org", intake.SEPARATELY, id="spool, then hold"),
+        pytest.param("orders@x.org", "raw@x.org", intake.SEPARATELY, id="another largest message, no SIZE"),
+    ],
+)
+def test_recipients_that_cannot_share_one_reply_are_sent_separately(bench: Bench, first: str, second: str, expected: Reply) -> None:
+    """SMTP has one reply for all: whoever it could be untrue of gets 452 4.5.3."""
+    assert replies.RECIPIENT_OK == bench.rcpt(first)
+    assert expected == bench.rcpt(second)
+
+
+def test_lmtp_takes_recipients_of_any_kind_together() -> None:
+    """LMTP answers each recipient, so nothing need be split."""
+    bench = Bench(lmtp=True)
+    bench.mail()
+    assert [replies.RECIPIENT_OK] * 4 == [bench.rcpt(name) for name in ("held@x.org", "hook@x.org", "orders@x.org", "raw@x.org")]
+
+
+def test_a_declared_size_that_fits_both_lets_them_share() -> None:
+    """With SIZE= both limits were held against it, so different limits do not matter."""
+    bench = Bench()
+    bench.mail(SIZE="1000")
+    assert [replies.RECIPIENT_OK] * 2 == [bench.rcpt("orders@x.org"), bench.rcpt("raw@x.org")]
+
+
+def test_a_declared_size_beyond_the_route_is_refused_at_rcpt() -> None:
+    """What the route's sinks cannot carry gets 552 before it is sent."""
+    bench = Bench()
+    bench.mail(SIZE="50000")
+    assert replies.TOO_BIG == bench.rcpt("raw@x.org")
+
+
+@pytest.mark.parametrize(
+    ("address", "closed", "away", "expected"),
+    [
+        pytest.param("orders@x.org", "full", "", intake.NO_ROOM, id="the spool is full"),
+        pytest.param("orders@x.org", None, "kafka", replies.RECIPIENT_OK, id="a spooled route's sink may be away"),
+        pytest.param("held@x.org", None, "kafka", intake.NOT_NOW, id="a held route's sink may not"),
+        pytest.param("held@x.org", "full", "", replies.RECIPIENT_OK, id="a held route needs no spool"),
+    ],
+)
+def test_faults_of_ours_are_4xx_at_rcpt(bench: Bench, address: str, closed: str | None, away: str, expected: Reply) -> None:
+    """Each fault is answered where it is first known, and never with 5xx."""
+    bench.keeper.closed = closed
+    bench.courier.away = {away}
+    assert expected == bench.rcpt(address)
+
+
+def test_recipients_times_size_over_the_budget_get_452() -> None:
+    """The budget of messages being held counts every recipient."""
+    bench = Bench(in_flight_max_octets=10_000)
+    bench.mail(SIZE="6000")
+    assert [replies.RECIPIENT_OK, intake.NO_ROOM] == [bench.rcpt("held@x.org"), bench.rcpt("held2@x.org")]
+
+
+async def test_a_spooled_message_is_accepted_with_its_transaction_id(bench: Bench) -> None:
+    """The 250 carries the id that the events carry, and the spool has every delivery."""
+    bench.rcpt("orders@x.org")
+    bench.rcpt("red@teams.org")
+    said = await bench.data()
+    ((mail, slots),) = bench.keeper.taken
+    assert [Reply(250, f"Ok: {mail.id}", "2.0.0")] * 2 == said
+    assert slots_of(mail) == slots
+    assert ["kafka", "kafka", "audit"] == [slot.sink for slot in slots]
+
+
+async def test_what_is_written_down_of_a_message(bench: Bench) -> None:
+    """The record says everything the events will say beside the body."""
+    bench.rcpt("Red@Teams.Org")
+    await bench.data(b"hello\r\n")
+    ((mail, _),) = bench.keeper.taken
+    (recipient,) = mail.recipients
+    assert ("me@test", 7, NOW_MS, "mx", "esmtp", "192.0.2.7", "client.test", "//mx.test/postbus") == (
+        mail.mail_from,
+        mail.size_octets,
+        mail.received_ms,
+        mail.listener,
+        mail.protocol,
+        mail.client.ip,
+        mail.client.helo,
+        mail.source,
+    )
+    assert ("Red@Teams.Org", "red@teams.org", "teams", {"team": "red"}) == (
+        recipient.address,
+        recipient.normalized,
+        recipient.route,
+        dict(recipient.captures),
+    )
+    assert ids.dedupe_key("me@test", "red@teams.org", mail.sha256) == recipient.dedupe_key
+    assert recipient.event_id != mail.id
+
+
+async def test_the_null_sender_is_an_empty_text(bench: Bench) -> None:
+    """Handlers see ``<>``; the record has no brackets."""
+    bench.mail("<>")
+    bench.rcpt("orders@x.org")
+    await bench.data()
+    assert bench.keeper.taken[0][0].mail_from == ""
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [pytest.param(SpoolFull("x"), intake.NO_ROOM, id="full"), pytest.param(SpoolFailed("x"), intake.TRY_LATER, id="failed")],
+)
+async def test_a_spool_that_fails_at_commit_is_4xx(bench: Bench, fault: Exception, expected: Reply) -> None:
+    """Nothing durable, no 250; and the reason stays with us."""
+    bench.rcpt("orders@x.org")
+    bench.keeper.fault = fault
+    assert [expected] == await bench.data()
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"),
+    [
+        pytest.param(Sent(), 250, id="sent"),
+        pytest.param(Retry("the broker's secret name"), 451, id="retry"),
+        pytest.param(Rejected("the receiver's words"), 554, id="rejected"),
+    ],
+)
+async def test_a_held_message_is_answered_by_its_sinks(bench: Bench, outcome: Outcome, code: int) -> None:
+    """Hold: the outcome is the reply, without a word of what the sink said."""
+    bench.courier.outcomes = {"held@x.org": outcome}
+    bench.rcpt("held@x.org")
+    (reply,) = await bench.data()
+    assert code == reply.code
+    assert "secret" not in str(reply)
+    assert "words" not in str(reply)
+    assert bench.keeper.taken == []
+
+
+async def test_lmtp_gives_each_recipient_its_own_fate() -> None:
+    """One accepted RCPT, one reply, in the order of the RCPTs, whichever way each is accepted."""
+    bench = Bench(lmtp=True)
+    bench.mail()
+    for name in ("hook@x.org", "orders@x.org", "held@x.org", "raw@x.org"):
+        bench.rcpt(name)
+    bench.courier.outcomes = {"hook@x.org": Retry("down"), "held@x.org": Sent()}
+    assert [451, 250, 250, 552] == [reply.code for reply in await bench.data(b"x" * 30_000 + b"\r\n")]
+    assert [["hook@x.org", "held@x.org"]] == [[recipient.address for recipient in mail.recipients] for mail in bench.courier.delivered]
+
+
+async def test_a_message_too_big_for_one_is_refused_for_all_on_smtp() -> None:
+    """A sender that lied in SIZE= gets 552 before acceptance, never a dead letter after."""
+    bench = Bench()
+    bench.mail(SIZE="10")
+    bench.rcpt("orders@x.org")
+    bench.rcpt("raw@x.org")
+    assert [552, 552] == [reply.code for reply in await bench.data(b"x" * 30_000 + b"\r\n")]
+    assert bench.keeper.taken == []
+
+
+async def test_half_refused_on_smtp_keeps_the_refused_as_dead_letters(bench: Bench) -> None:
+    """The one reply will be 250, so what a sink refused is kept with its reason."""
+    bench.courier.outcomes = {"held2@x.org": Rejected("too odd")}
+    bench.rcpt("held@x.org")
+    bench.rcpt("held2@x.org")
+    assert [250, 554] == [reply.code for reply in await bench.data()]
+    ((mail, slots, why),) = bench.keeper.buried
+    assert (["held2@x.org"], [Slot(0, "kafka", True)], ["too odd"]) == ([r.address for r in mail.recipients], list(slots), list(why))
+
+
+async def test_half_refused_without_a_place_for_dead_letters_is_asked_for_again(bench: Bench) -> None:
+    """Nothing is lost: the whole message is wanted again, and its events are recognisable."""
+    bench.courier.outcomes = {"held2@x.org": Rejected("too odd")}
+    bench.rcpt("held@x.org")
+    bench.rcpt("held2@x.org")
+    bench.keeper.fault = SpoolFailed("x")
+    assert [250, 451] == [reply.code for reply in await bench.data()]
+
+
+async def test_the_budget_is_given_back(bench: Bench) -> None:
+    """While one message is held the next waits its turn, and afterwards there is room again."""
+    bench.courier.waiting = asyncio.Event()
+    bench.rcpt("held@x.org")
+    first = asyncio.create_task(bench.data(b"x" * 9_000))
+    while not bench.handler.in_flight_octets:
+        await asyncio.sleep(0)
+    other = Bench()
+    other.handler = bench.handler
+    other.mail()
+    other.rcpt("held@x.org")
+    assert [452] == [reply.code for reply in await other.data(b"x" * 2_000)]
+    bench.courier.waiting.set()
+    await first
+    assert bench.handler.in_flight_octets == 0
+
+
+def test_a_unix_peer_has_no_address() -> None:
+    """On a Unix socket there is no IP to write down."""
+    bench = Bench()
+    bench.session.peer = ""
+    client: Any = intake._client(bench.session)
+    assert ("", 0) == (client.ip, client.port)
