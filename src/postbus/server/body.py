@@ -92,7 +92,21 @@ class Spill:
         fault: the disk's error; what follows it is dropped.
     """
 
-    __slots__ = ("_digest", "_dropped", "_ending", "_file", "_folder", "_loop", "_pending", "_pending_octets", "_pool", "_progress", "_writing", "fault", "path")
+    __slots__ = (
+        "_digest",
+        "_dropped",
+        "_ending",
+        "_file",
+        "_folder",
+        "_loop",
+        "_pending",
+        "_pending_octets",
+        "_pool",
+        "_progress",
+        "_writing",
+        "fault",
+        "path",
+    )
 
     def __init__(self, folder: Path, pool: Executor | None, loop: asyncio.AbstractEventLoop, progress: Callable[[], None]) -> None:
         """*progress* is called on the loop whenever a batch is on disk, and when it turned out that it cannot be."""
@@ -162,13 +176,11 @@ class Spill:
         if self.fault is not None:
             self._pending.clear()
             self._pending_octets = 0
-        elif self._pending and (self._ending or self._pending_octets >= BATCH_OCTETS):
-            self._write_pending()
-        elif self._ending and self._file is not None:
+        elif (self._pending and (self._ending or self._pending_octets >= BATCH_OCTETS)) or (self._ending and self._file is not None):
             self._write_pending()
         self._progress()
 
-    def _write(self, batch: list[bytes], last: bool) -> OSError | None:  # noqa: FBT001 - run_in_executor takes no keywords
+    def _write(self, batch: list[bytes], last: bool) -> OSError | None:
         """Write *batch*, in a thread; return the disk's error instead of raising it, so that no future goes unread."""
         try:
             if self._file is None:

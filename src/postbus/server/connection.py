@@ -31,7 +31,7 @@ from typing import Any, ClassVar, cast
 
 from postbus import telemetry
 from postbus.server.roster import SHUTTING_DOWN, Roster, Terms
-from postbus.server.timers import Lapse, Timed
+from postbus.server.timers import Lapse, Timed, Timeouts
 from postbus.server.tls import SHUTDOWN_TIMEOUT_S
 from postbus.smtp.engine import Engine
 from postbus.smtp.events import Signal
@@ -97,8 +97,10 @@ class Connection(Timed, asyncio.Protocol):
     __slots__ = (
         "__dict__",
         "__weakref__",
+        "_command_timeout_s",
         "_half_closed",
         "_handshake_task",
+        "_has_roster",
         "_job",
         "_linger_octets",
         "_octets_before",
@@ -119,11 +121,13 @@ class Connection(Timed, asyncio.Protocol):
 
     acts: ClassVar[Mapping[type[Any], Callable[[Any, Any], Outcome]]] = {}
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, command_timeout_s: float = 300) -> None:
         super().__init__(0.0)
+        self._command_timeout_s = command_timeout_s
         self.loop = loop
         self.transport: asyncio.Transport | None = None
         self.roster: Roster = cast("Roster", None)
+        self._has_roster = False
         self.engine: Engine = cast("Engine", None)
         self.busy = False
         self.finished = False
@@ -148,11 +152,11 @@ class Connection(Timed, asyncio.Protocol):
 
     def secured(self, transport: asyncio.BaseTransport) -> Outcome:
         """TLS has started over *transport*."""
-        raise TypeError(f"{type(self).__name__} cannot be secured")
+        raise TypeError(f"{type(self).__name__} cannot be secured over {transport!r}")
 
     def ended(self, error: Exception | None) -> None:
         """It is over; called once."""
-        raise TypeError(f"{type(self).__name__} ends nothing")
+        raise TypeError(f"{type(self).__name__} ends nothing") from error
 
     def fault(self, pending: Pending, error: Exception) -> Outcome:
         """*pending*'s work raised: return what answers its event."""
@@ -177,11 +181,16 @@ class Connection(Timed, asyncio.Protocol):
 
     # --- asyncio's side
 
+    def join(self, roster: Roster) -> None:
+        """Belong to *roster*; before the connection is made."""
+        self.roster = roster
+        self._has_roster = True
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Admit the peer, or turn it away."""
         self.transport = cast("asyncio.Transport", transport)
-        if self.roster is None:
-            self.roster = Roster(self.loop, Terms())  # a bare protocol, without a listener
+        if not self._has_roster:  # a bare protocol, without a listener
+            self.join(Roster(self.loop, Terms(timeouts=Timeouts(command_s=self._command_timeout_s))))
         refusal = self.roster.admit(self)
         if refusal is not None:
             self.finished = True
@@ -193,18 +202,24 @@ class Connection(Timed, asyncio.Protocol):
         if self.roster.terms.implicit_tls:
             self.upgrade()
         else:
-            self._act(self.begin())
+            try:
+                self._act(self.begin())
+            except Exception as error:  # noqa: BLE001 - a mistake of ours, or of a subclass
+                self.failed(error)
 
     def data_received(self, data: bytes) -> None:
         """Feed the engine, and act on what it understands."""
         self._turn_octets += len(data)
         if self._turn_octets >= TURN_OCTETS:
             self._end_turn()
-        self.engine.receive(data)
-        if self.busy:
-            self.pause(BUSY)
-        else:
-            self.pump()
+        try:
+            self.engine.receive(data)
+            if self.busy:
+                self.pause(BUSY)
+            else:
+                self.pump()
+        except Exception as error:  # noqa: BLE001 - the top of a callback: a mistake of ours ends this session and no other
+            self.failed(error)
 
     def eof_received(self) -> bool | None:
         """Keep a half-open connection as long as something is owed to its other half."""
@@ -364,11 +379,15 @@ class Connection(Timed, asyncio.Protocol):
                     self.engine.answer(outcome)
                 self.pump()
                 self.resume(BUSY)
-                if self._job is None and not self.finished:
-                    self._wake = self.loop.create_future()
-                    await self._wake
+                await self._rest()
         except Exception as error:  # noqa: BLE001 - the top of a task: a mistake of ours ends this session and no other
             self.failed(error)
+
+    async def _rest(self) -> None:
+        """Wait for the next job, unless the pump has brought one or the connection is over."""
+        if self._job is None and not self.finished:
+            self._wake = self.loop.create_future()
+            await self._wake
 
     async def resolve(self, outcome: Outcome, shift: int) -> Outcome:
         """Wait until *outcome* is an answer. GONE: the peer has left, or was answered without it since *shift*."""
@@ -390,7 +409,9 @@ class Connection(Timed, asyncio.Protocol):
 
     def failed(self, error: Exception) -> None:
         """We made a mistake: log it, end the session."""
-        telemetry.session_failed(listener=self.roster.terms.name, error=type(error).__name__, traceback="".join(traceback.format_exception(error)))
+        telemetry.session_failed(
+            listener=self.roster.terms.name, error=type(error).__name__, traceback="".join(traceback.format_exception(error))
+        )
         self.abort("failed")
 
     # --- deadlines
@@ -489,8 +510,10 @@ class Connection(Timed, asyncio.Protocol):
         self.hang_up(reason)
 
     def hang_up(self, reason: str) -> None:
-        """Close once everything is sent. Input that nobody will read makes the kernel reset the connection, and the reset destroys our last words
-        on their way: so, but for QUIT, only our half is closed first, and the peer has ``linger_s`` to close the other.
+        """Close once everything is sent.
+
+        Input that nobody will read makes the kernel reset the connection, and the reset destroys our last words on their way: so, but
+        for QUIT, only our half is closed first, and the peer has ``linger_s`` to close the other.
         """
         transport = self.transport
         self.reason = self.reason or reason

@@ -39,13 +39,15 @@ class ThreadedController:
         server_hostname: str | None = None,
         **SMTP_parameters: Any,  # noqa: N803 - aiosmtpd's name
     ) -> None:
-        """Args:
-        handler: an object with ``handle_<VERB>`` hooks.
-        loop: to run in the thread; None: a new one.
-        ready_timeout: seconds ``start`` waits.
-        ssl_context: TLS from the first octet, with this context.
-        server_hostname: our name.
-        SMTP_parameters: what ``SMTP`` takes; SMTPUTF8 is on unless they say otherwise.
+        """Take what it serves with.
+
+        Args:
+            handler: an object with ``handle_<VERB>`` hooks.
+            loop: to run in the thread; None: a new one.
+            ready_timeout: seconds ``start`` waits.
+            ssl_context: TLS from the first octet, with this context.
+            server_hostname: our name.
+            SMTP_parameters: what ``SMTP`` takes; SMTPUTF8 is on unless they say otherwise.
         """
         self.handler = handler
         self.loop = loop
@@ -59,7 +61,7 @@ class ThreadedController:
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()
         self._stopping: asyncio.Event | None = None
-        self._failure: BaseException | None = None
+        self._failures: list[BaseException] = []
 
     def factory(self) -> SMTP:
         """Return the protocol of one connection."""
@@ -78,13 +80,13 @@ class ThreadedController:
         """
         assert self._thread is None, "SMTP daemon already running"
         self._ready.clear()
-        self._failure = None
+        self._failures.clear()
         self._thread = threading.Thread(target=self._run, name="postbus-controller", daemon=True)
         self._thread.start()
         ready = self._ready.wait(self.ready_timeout)
-        if self._failure is not None:
+        if self._failures:
             self._join()
-            raise self._failure
+            raise self._failures.pop()
         if not ready:
             raise TimeoutError("SMTP server failed to start within allotted time; try a larger ready_timeout")
 
@@ -109,7 +111,7 @@ class ThreadedController:
         try:
             loop.run_until_complete(self._serve())
         except BaseException as error:  # noqa: BLE001 - told by ``start``
-            self._failure = error
+            self._failures.append(error)
         finally:
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.run_until_complete(loop.shutdown_default_executor())
@@ -131,9 +133,9 @@ class ThreadedController:
         """The listener is bound to *addresses*."""
 
     def _make(self) -> SMTP:
-        server = self.factory()
-        if server is None:  # a factory without a return statement
-            raise RuntimeError("factory() returned None")
+        server: Any = self.factory()
+        if not isinstance(server, SMTP):
+            raise RuntimeError(f"factory() returned {type(server).__name__}")  # noqa: TRY004 - aiosmtpd's error
         self.smtpd = server
         return server
 

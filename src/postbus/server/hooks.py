@@ -65,7 +65,9 @@ class Hooks:
 
     def __init__(self, handler: Any) -> None:
         self.handler = handler
-        found: dict[str, Hook] = {name.removeprefix("handle_"): getattr(handler, name) for name in dir(handler) if name.startswith("handle_")}
+        found: dict[str, Hook] = {
+            name.removeprefix("handle_"): getattr(handler, name) for name in dir(handler) if name.startswith("handle_")
+        }
         if "DATA" not in found and hasattr(handler, "process_message"):
             found["DATA"] = _from_process_message(handler.process_message)
         self.by_name = found

@@ -9,11 +9,11 @@ import ssl
 import stat
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from postbus import telemetry
+from postbus.server.hooks import Hooks
 from postbus.server.lmtp import LMTP
 from postbus.server.roster import Roster, Terms
 from postbus.server.settings import ListenerSettings, TimeoutSettings, TlsSettings, address_of
@@ -53,18 +53,20 @@ class Listener:
         sweep_interval_s: float = 1.0,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        """Args:
-        handler: an object with ``handle_<VERB>`` hooks.
-        settings: where and how to listen; None: the defaults.
-        name: of the listener.
-        spill_folder: where large content goes, on the file system of whoever takes the files; None: it stays in memory.
-        smtp_class: ``SMTP``, ``LMTP`` or a subclass; None: as ``settings.protocol`` says.
-        factory: makes the protocol of each connection, instead of *smtp_class* and *handler*.
-        gate: asked before each banner; a reply (421) turns the connection away.
-        size_octets: asked for the largest message taken now; the smaller of it and the settings' is announced.
-        tls_context: instead of the certificate of the settings.
-        sweep_interval_s: how often deadlines are looked at.
-        clock: seconds, instead of the loop's, for tests.
+        """Take what it serves with.
+
+        Args:
+            handler: an object with ``handle_<VERB>`` hooks.
+            settings: where and how to listen; None: the defaults.
+            name: of the listener.
+            spill_folder: where large content goes, on the file system of whoever takes the files; None: it stays in memory.
+            smtp_class: ``SMTP``, ``LMTP`` or a subclass; None: as ``settings.protocol`` says.
+            factory: makes the protocol of each connection, instead of *smtp_class* and *handler*.
+            gate: asked before each banner; a reply (421) turns the connection away.
+            size_octets: asked for the largest message taken now; the smaller of it and the settings' is announced.
+            tls_context: instead of the certificate of the settings.
+            sweep_interval_s: how often deadlines are looked at.
+            clock: seconds, instead of the loop's, for tests.
         """
         self.name = name
         self.settings = settings or ListenerSettings()
@@ -73,6 +75,8 @@ class Listener:
         self.addresses: list[str] = []
         self._smtp_class = smtp_class or (LMTP if self.settings.protocol == "lmtp" else SMTP)
         self._factory = factory
+        if factory is None:
+            Hooks(handler)  # what is wrong with it is better said now than at the first connection
         self._spill_folder = spill_folder
         self._gate = gate
         self._size_octets = size_octets
@@ -101,10 +105,8 @@ class Listener:
             TlsUnusable: certificate and key cannot be used.
         """
         loop = asyncio.get_running_loop()
-        if self.settings.tls.mode == "none" or self._tls_context is not None:
-            context = self._tls_context
-        else:
-            context = _context_of(self.settings.tls)
+        given = self._tls_context is not None or self.settings.tls.mode == "none"
+        context = self._tls_context if given else _context_of(self.settings.tls)
         self._tls_context = context
         self.roster = Roster(loop, self._terms(), interval_s=self._sweep_interval_s, clock=self._clock)
         self.roster.tls_context = context
@@ -230,7 +232,7 @@ class Listener:
                 require_starttls=settings.tls.mode == "require",
                 loop=self.roster.loop,
             )
-        server.roster = self.roster
+        server.join(self.roster)
         return server
 
     async def _bind_port(self, loop: asyncio.AbstractEventLoop, host: str, port: int) -> None:
@@ -240,18 +242,32 @@ class Listener:
         self.addresses = [_shown(bound.getsockname()) for bound in self._server.sockets]
 
     async def _bind_path(self, loop: asyncio.AbstractEventLoop, path: Path) -> None:
-        if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
-            path.unlink()  # left by a process that was killed; a living one is the operator's mistake either way
-        bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        bound = bind_path(path, self.settings.socket_mode)
         try:
-            bound.bind(str(path))
-            path.chmod(self.settings.socket_mode)
             self._server = await loop.create_unix_server(self._make, sock=bound, backlog=self.settings.backlog)
         except OSError:
             bound.close()
             raise
         self._path = path
         self.addresses = [str(path)]
+
+
+def bind_path(path: Path, mode: int) -> socket.socket:
+    """Return a Unix socket bound to *path*, with permissions *mode*; what a killed process left there is removed.
+
+    Raises:
+        OSError: something else is there, or the folder cannot be written.
+    """
+    if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+        path.unlink()
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        bound.bind(str(path))
+        path.chmod(mode)
+    except OSError:
+        bound.close()
+        raise
+    return bound
 
 
 def connections_within(wanted: int, files: int) -> int:

@@ -16,8 +16,8 @@ from postbus.smtp.replies import Reply
 from postbus.smtp.terms import Offer
 
 if TYPE_CHECKING:
+    from postbus.server.dialog import Dialog
     from postbus.server.roster import Roster
-    from postbus.server.smtp import SMTP
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -55,7 +55,7 @@ class Plan:
 
     __slots__ = ("banner", "explains", "hooks", "key", "methods", "offer", "raw_verbs")
 
-    def __init__(self, server: SMTP, roster: Roster) -> None:
+    def __init__(self, server: Dialog, roster: Roster) -> None:
         self.key = key_of(server, roster)
         self.hooks = Hooks(server.event_handler)
         smtp_class = type(server)
@@ -68,7 +68,7 @@ class Plan:
         self.offer = offer_of(server, roster)
         self.banner = Reply(220, banner_text(server))
 
-    def syntaxes(self, server: SMTP) -> dict[str, str]:
+    def syntaxes(self, server: Dialog) -> dict[str, str]:
         """Return the line in HELP of every raw verb that has one now."""
         found = {}
         for verb, name in self.methods.items():
@@ -81,7 +81,7 @@ class Plan:
         return found
 
 
-STOCK_MODULES = frozenset({"postbus.server.smtp", "postbus.server.lmtp"})
+STOCK_MODULES = frozenset({"postbus.server.dialog", "postbus.server.smtp", "postbus.server.lmtp"})
 
 
 def is_stock(smtp_class: type, name: str) -> bool:
@@ -93,12 +93,12 @@ STEPS = ("push", "check_helo_needed", "_call_handler_hook")
 """Methods that every ``smtp_<VERB>`` goes through: overriding one makes all verbs raw."""
 
 
-def banner_text(server: SMTP) -> str:
+def banner_text(server: Dialog) -> str:
     """Return the greeting's words; the protocol name is what some clients look for (RFC 5321 s4.2)."""
     return f"{server.hostname} {'LMTP' if server.lmtp else 'ESMTP'} {server.__ident__}"
 
 
-def key_of(server: SMTP, roster: Roster) -> tuple[Any, ...]:
+def key_of(server: Dialog, roster: Roster) -> tuple[Any, ...]:
     """Return what tells one plan from another."""
     size_octets = roster.terms.size_octets
     return (
@@ -107,7 +107,7 @@ def key_of(server: SMTP, roster: Roster) -> tuple[Any, ...]:
         server.data_size_limit,
         None if size_octets is None else size_octets(),
         server.enable_SMTPUTF8,
-        server._decode_data,
+        server.decode_data,
         server.hostname,
         server.__ident__,
         server.tls_context is None,
@@ -115,14 +115,14 @@ def key_of(server: SMTP, roster: Roster) -> tuple[Any, ...]:
     )
 
 
-def offer_of(server: SMTP, roster: Roster) -> Offer:
+def offer_of(server: Dialog, roster: Roster) -> Offer:
     """Return what *server* offers on the listener of *roster*."""
     context: ssl.SSLContext | None = server.tls_context
     offer = Offer(
         hostname=server.hostname,
         size_octets=least(server.data_size_limit, roster.terms.size_octets() if roster.terms.size_octets else None),
         smtputf8=server.enable_SMTPUTF8,
-        eightbitmime=not server._decode_data or server.enable_SMTPUTF8,  # RFC 6531 s3.1: SMTPUTF8 needs 8BITMIME
+        eightbitmime=not server.decode_data or server.enable_SMTPUTF8,  # RFC 6531 s3.1: DialogUTF8 needs 8BITMIME
         starttls=context is not None and not roster.terms.implicit_tls,
         require_tls=bool(server.require_starttls) and not roster.terms.implicit_tls,
     )

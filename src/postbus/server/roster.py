@@ -49,8 +49,8 @@ class Terms:
     connections_max: int = 0
     messages_max: int = 0
     session_max_octets: int = 0
-    limits: Limits = Limits()
-    timeouts: Timeouts = Timeouts()
+    limits: Limits = field(default_factory=Limits)
+    timeouts: Timeouts = field(default_factory=Timeouts)
     offer: dict[str, Any] = field(default_factory=dict)
     implicit_tls: bool = False
     spill_folder: Path | None = None
@@ -129,7 +129,7 @@ class Roster:
 
     def unlink(self, path: Path) -> None:
         """Unlink *path* in a thread."""
-        self.pool.submit(path.unlink, True)  # noqa: FBT003 - missing_ok; submit passes it on
+        self.pool.submit(path.unlink, True)
 
     def keep(self, task: asyncio.Task[Any]) -> None:
         """Hold on to *task* until it is done."""
@@ -164,7 +164,7 @@ class Roster:
     # --- the end
 
     async def drain(self, deadline_s: float) -> bool:
-        """Let messages in transfer finish, say 421 to everybody else, and wait; return whether all left by themselves in *deadline_s* seconds.
+        """Let messages in transfer finish, say 421 to everybody else, wait; return whether all left by themselves in *deadline_s*.
 
         Whoever is left then gets 421 and is cut; hooks still at work are cancelled.
         """

@@ -33,6 +33,7 @@ class Session:
 
     Attributes:
         id: short text, unique in this process and very likely anywhere; every log line of the session carries it.
+        find_local: asks the transport for ``sockname``; see ``local``.
         peer: (host, port, ...) of the client; ``""`` or a path on a Unix socket.
         listener: name of the listener.
         ssl: what the transport knows of TLS (``cipher``, ``peercert``, ``sslcontext``, ``ssl_object`` ...), or None in plain text.
@@ -59,7 +60,7 @@ class Session:
     proxy_data: Any = None
     traceparent: str | None = None
     _local: PeerName | None = None
-    _find_local: Callable[[str], Any] | None = None
+    find_local: Callable[[str], Any] | None = None
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -67,15 +68,15 @@ class Session:
     @property
     def local(self) -> PeerName | None:
         """Our own end of the connection; asked of the socket on first use (a system call)."""
-        if self._local is None and self._find_local is not None:
-            self._local = self._find_local("sockname")
-            self._find_local = None
+        if self._local is None and self.find_local is not None:
+            self._local = self.find_local("sockname")
+            self.find_local = None
         return self._local
 
     @local.setter
     def local(self, name: PeerName | None) -> None:
         self._local = name
-        self._find_local = None
+        self.find_local = None
 
     @property
     def protocol(self) -> str:

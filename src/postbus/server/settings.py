@@ -60,9 +60,13 @@ class TlsSettings(BaseModel):
         default="starttls",
         description="none: no TLS. starttls: offered (RFC 3207). require: mail only after STARTTLS. implicit: TLS from the first octet.",
     )
-    certificate: Path | None = Field(default=None, description="PEM file with the certificate and its chain. ECDSA costs half of RSA per handshake.")
+    certificate: Path | None = Field(
+        default=None, description="PEM file with the certificate and its chain. ECDSA costs half of RSA per handshake."
+    )
     key: Path | None = Field(default=None, description="PEM file with the private key; none: it is in the certificate's file.")
-    client_ca: Path | None = Field(default=None, description="PEM file of authorities; when set, a client may show a certificate, checked against it.")
+    client_ca: Path | None = Field(
+        default=None, description="PEM file of authorities; when set, a client may show a certificate, checked against it."
+    )
 
     @model_validator(mode="after")
     def _has_certificate(self) -> Self:
@@ -82,12 +86,18 @@ class LimitSettings(BaseModel):
     message_max_octets: int | None = Field(
         default=32 * MIB, ge=1024, description="Largest message, announced as SIZE (RFC 1870); null: no limit of the listener's own."
     )
-    recipients_max: int = Field(default=1000, ge=100, description="Recipients per message (RFC 5321 s4.5.3.1.8: at least 100); one more gets 452 4.5.3.")
+    recipients_max: int = Field(
+        default=1000, ge=100, description="Recipients per message (RFC 5321 s4.5.3.1.8: at least 100); one more gets 452 4.5.3."
+    )
     line_max_octets: int = Field(
-        default=MIB, ge=1000, description="Longest content line; a longer one refuses the message (RFC 5321 asks for 1000; unwrapped base64 exists)."
+        default=MIB,
+        ge=1000,
+        description="Longest content line; a longer one refuses the message (RFC 5321 asks for 1000; unwrapped base64 exists).",
     )
     errors_max: int = Field(default=20, ge=1, description="Refused commands in a session before 421 4.7.0 (Postfix: 20).")
-    junk_max: int = Field(default=100, ge=1, description="Commands without mail between them (NOOP, RSET, VRFY, EHLO) before 421 4.7.0 (Postfix: 100).")
+    junk_max: int = Field(
+        default=100, ge=1, description="Commands without mail between them (NOOP, RSET, VRFY, EHLO) before 421 4.7.0 (Postfix: 100)."
+    )
     unknown_max: int = Field(default=5, ge=1, description="Unknown commands in a session before 421 4.7.0.")
     messages_max: int = Field(default=0, ge=0, description="Messages per session, then 421 4.7.0; 0: no limit.")
     session_max_octets: int = Field(default=0, ge=0, description="Octets received in one session, then 421 4.7.0; 0: no limit.")
@@ -99,12 +109,18 @@ class TimeoutSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     handshake_timeout_s: float = Field(default=10.0, gt=0, description="TLS handshake.")
-    command_timeout_s: float = Field(default=300.0, gt=0, description="From our last reply to a whole command (RFC 5321 s4.5.3.2.7: 5 minutes).")
-    data_timeout_s: float = Field(default=180.0, gt=0, description="Content may be silent, or behind the minimum rate, for so long (RFC 5321 s4.5.3.2.5).")
+    command_timeout_s: float = Field(
+        default=300.0, gt=0, description="From our last reply to a whole command (RFC 5321 s4.5.3.2.7: 5 minutes)."
+    )
+    data_timeout_s: float = Field(
+        default=180.0, gt=0, description="Content may be silent, or behind the minimum rate, for so long (RFC 5321 s4.5.3.2.5)."
+    )
     data_rate_min_octets_s: int = Field(default=500, ge=1, description="Minimum rate of content (Postfix smtpd_min_data_rate: 500).")
     transaction_timeout_s: float = Field(default=3600.0, gt=0, description="From MAIL to the end of its message.")
     session_timeout_s: float = Field(default=7200.0, gt=0, description="A whole session.")
-    answer_timeout_s: float = Field(default=30.0, gt=0, description="Our own answer to a command or message; then 451. Keep it below the drain deadline.")
+    answer_timeout_s: float = Field(
+        default=30.0, gt=0, description="Our own answer to a command or message; then 451. Keep it below the drain deadline."
+    )
 
 
 class ListenerSettings(BaseModel):
@@ -114,11 +130,17 @@ class ListenerSettings(BaseModel):
 
     address: Address = Field(default="127.0.0.1:2525", description=f"Where to listen: {ADDRESS_FORMS}. Port 0: any free port.")
     protocol: Literal["smtp", "lmtp"] = Field(default="smtp", description="smtp (RFC 5321) or lmtp (RFC 2033: one reply per recipient).")
-    hostname: str | None = Field(default=None, min_length=1, max_length=255, description="Name in the banner and EHLO; null: the machine's.")
+    hostname: str | None = Field(
+        default=None, min_length=1, max_length=255, description="Name in the banner and EHLO; null: the machine's."
+    )
     ident: str = Field(default="postbus", max_length=200, description="Words after the name in the banner.")
     smtputf8: bool = Field(default=True, description="Offer SMTPUTF8 (RFC 6531).")
-    stray: Literal["reject", "allow"] = Field(default="reject", description="A CR or LF alone in content: 550 5.6.0, or kept and recorded as a defect.")
-    strict_pipelining: bool = Field(default=True, description="Bytes behind EHLO, DATA or STARTTLS in the same segment: 554 5.5.0 and close (RFC 2920).")
+    stray: Literal["reject", "allow"] = Field(
+        default="reject", description="A CR or LF alone in content: 550 5.6.0, or kept and recorded as a defect."
+    )
+    strict_pipelining: bool = Field(
+        default=True, description="Bytes behind EHLO, DATA or STARTTLS in the same segment: 554 5.5.0 and close (RFC 2920)."
+    )
     lenient_paths: bool = Field(default=False, description="Take paths without angle brackets, as some devices send them.")
     backlog: int = Field(default=1024, ge=1, description="Connections the kernel queues for us.")
     socket_mode: Annotated[int, BeforeValidator(octal)] = Field(

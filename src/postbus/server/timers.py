@@ -67,7 +67,7 @@ class Timed:
         self.credited_octets = 0
 
     def lapse(self, now: float, passed_s: float, octets: int, timeouts: Timeouts) -> Lapse | None:
-        """Return the deadline that has passed at *now*, or None; *passed_s* since the last look, *octets* received in the session so far."""
+        """Return the deadline that has passed at *now*, or None; *passed_s* since the last look, *octets* received so far."""
         if self.closing_at is not None:
             return Lapse.LINGER if now - self.closing_at > timeouts.linger_s else None
         if self.owing_at is not None or self.stalled:
