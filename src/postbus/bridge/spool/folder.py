@@ -139,7 +139,8 @@ class Folder:
                         rest = rest[file.write(rest) :]
             self.keep(source, name)
         finally:
-            source.unlink(missing_ok=True)
+            with suppress(OSError):  # renamed, or swept at the next start
+                source.unlink()
 
     def remove(self, names: Collection[str]) -> None:
         """Unlink bodies whose rows are gone. What fails is an orphan, swept at the next start."""
