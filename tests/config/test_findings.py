@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import tempfile
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from postbus.config import ConfigurationError, check, load
+from postbus.config import ConfigurationError, Settings, check, document, load
+from postbus.config.shape import places
 
 ROUTES = "routes: [{name: all, match: '*', sinks: [out]}]\nsinks: {out: {kind: file, path: '-'}}\n"
 """Two lines that make a whole configuration."""
@@ -140,20 +146,20 @@ BAD_FILES = [
     pytest.param(
         ROUTES + "listeners: [smtp]\n", "file:3: listeners: a list stands where a map is wanted; write keys below it", id="list for a map"
     ),
-    pytest.param(ROUTES + "listeners: {}\n", "file:3: listeners: the list is too short; give at least 1", id="no listener"),
+    pytest.param(ROUTES + "listeners: {}\n", "file:3: listeners: there are too few entries; give at least 1", id="no listener"),
     pytest.param(
         "sinks: {out: {kind: file}}\nroutes: {name: a}\n",
         "file:2: routes: a map stands where a list is wanted; write `[...]`, or one `- item` a line",
         id="map for a list",
     ),
-    pytest.param("sinks: {out: {kind: file}}\nroutes: []\n", "file:2: routes: the list is too short; give at least 1", id="no route"),
+    pytest.param("sinks: {out: {kind: file}}\nroutes: []\n", "file:2: routes: there are too few entries; give at least 1", id="no route"),
     pytest.param("sinks: {out: {kind: file}}\n", "routes: this key is required", id="sinks without routes"),
     pytest.param(
         ROUTES + "hostname: 12\n",
         "file:3: hostname: 12 is not text; write text, in quotes where it looks like a number or a switch",
         id="a number for text",
     ),
-    pytest.param(ROUTES + "hostname: ''\n", 'file:3: hostname: "" is too short; write at least 1 characters', id="empty text"),
+    pytest.param(ROUTES + "hostname: ''\n", 'file:3: hostname: "" is too short; write 1 or more characters', id="empty text"),
     pytest.param(
         ROUTES + "source: a b\n", "file:3: source: 'a b' is not a URI reference; write one like //mx.example.org/postbus", id="source"
     ),
@@ -283,7 +289,33 @@ BAD_FILES = [
         "file:3: spool.folder: /dev/null is not a folder; name a folder",
         id="a spool that is a file",
     ),
+    pytest.param(
+        ROUTES + "listeners: {smtp: {address: ':8080'}}\n",
+        "sidecar.address: 127.0.0.1:8080 is taken by listeners.smtp; give each its own port",
+        id="all interfaces are one of them",
+    ),
+    pytest.param(
+        "sinks: {k: {kind: kafka, bootstrap: [x], topic: m, topics: {al: m2}}}\n" + TO_KAFKA,
+        'file:1: sinks.k.topics.al: there is no route "al"; did you mean all?',
+        id="a topic for no route",
+    ),
+    pytest.param(
+        "sinks: {k: {kind: kafka, bootstrap: [x], topic: 'mail events'}}\n" + TO_KAFKA,
+        'file:1: sinks.k.topic: "mail events" does not have the right form; use letters, digits, dots, underscores and dashes',
+        id="topic",
+    ),
+    pytest.param(
+        "sinks: {k: {kind: webhook, url: 'https://x/', allow: [10.0.0.0/33]}}\n" + TO_KAFKA,
+        'file:1: sinks.k.allow[0]: "10.0.0.0/33" is not a network; write one in CIDR form, as in 10.0.0.0/8',
+        id="network",
+    ),
     # -- warnings
+    pytest.param(
+        ROUTES + "spool: {folder: ., max_octets: 10485760}\n",
+        'file:3: spool.max_octets: a message of 33554432 octets, which listener "smtp" takes, never fits; raise it, or lower the '
+        "listener's limits.message_max_octets (warning)",
+        id="a spool smaller than a message",
+    ),
     pytest.param(
         KAFKA + "routes: [{name: a, match: '*@example.org', sinks: k}]\n",
         "file:2: routes: no route takes postmaster; mail to postmaster must be taken (RFC 5321 s4.5.1): add a route with "
@@ -407,6 +439,45 @@ def test_the_variable_is_named(environ: dict[str, str], expected: str, tmp_path:
     found = findings(ROUTES, tmp_path, environ)
     assert len(found) == 1, found
     assert found[0].startswith(expected)
+
+
+LEAVES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.sampled_from(["kafka", "raw", "hold", "*", "/x/"])
+)
+KEYS = st.one_of(
+    st.sampled_from(sorted({str(path[-1]) for path, _, _ in places(Settings)})),
+    st.sampled_from(["smtp", "stdout", "0"]),
+    st.text(max_size=4),
+)
+TREES = st.dictionaries(
+    KEYS,
+    st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=8),
+    max_size=4,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(tree=TREES, variables=st.lists(st.tuples(st.lists(KEYS, min_size=1, max_size=4), st.text(max_size=6)), max_size=2))
+def test_whatever_stands_there_is_a_finding(tree: dict[str, object], variables: list[tuple[list[str], str]]) -> None:
+    """Any tree, any variable: settings or findings of one line each, and no other ending."""
+    environ = {"POSTBUS__" + "__".join(path).upper(): text for path, text in variables}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "postbus.yaml"
+        file.write_text(json.dumps(tree), "utf-8")
+        try:
+            found = check(load(file, environ))
+        except ConfigurationError as error:
+            found = list(error.findings)
+            assert found
+    assert all(str(finding).isprintable() and finding.message for finding in found)
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=st.text(alphabet="a:-[]{}&*!|>'\"%@#\n\t ,?<0.~", max_size=40))
+def test_any_text_is_yaml_or_a_finding(text: str) -> None:
+    """The reader ends in a tree or in findings, whatever the text."""
+    with contextlib.suppress(ConfigurationError):
+        document.parse(text, "file")
 
 
 def test_every_mistake_is_found_at_once(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ name, ``redacted`` and ``schema`` are what the sidecar shows.
 
 from __future__ import annotations
 
+from postbus.config.changes import changes
 from postbus.config.check import check
 from postbus.config.finding import ConfigurationError, Finding
 from postbus.config.load import Loaded, load
@@ -13,4 +14,4 @@ from postbus.config.manual import manual, schema
 from postbus.config.redact import redacted
 from postbus.config.tree import Settings
 
-__all__ = ["ConfigurationError", "Finding", "Loaded", "Settings", "check", "load", "manual", "redacted", "schema"]
+__all__ = ["ConfigurationError", "Finding", "Loaded", "Settings", "changes", "check", "load", "manual", "redacted", "schema"]

@@ -52,7 +52,7 @@ def check(known: Loaded | ConfigurationError, now_s: float | None = None) -> lis
         _route_names, _route_sinks, _route_patterns, _hold_routes, _required_for_ready, _addresses, _listener_tls, _sink_files, _folders,
     )  # fmt: skip
     warnings: Sequence[Callable[[Settings], Iterable[Trouble]]] = (
-        _never_reached, _postmaster, _unused_sinks, _times, partial(_expiring, now_s=now_s),
+        _never_reached, _postmaster, _unused_sinks, _room, _times, partial(_expiring, now_s=now_s),
     )  # fmt: skip
     found = [known.origins.finding("error", *trouble) for look in errors for trouble in look(settings)]
     if not found:
@@ -167,17 +167,24 @@ def _unused_sinks(settings: Settings) -> Iterator[Trouble]:
 
 
 def _addresses(settings: Settings) -> Iterator[Trouble]:
-    taken: dict[object, str] = {}
+    taken: list[tuple[tuple[str, int] | FilePath, str]] = []
     places: list[tuple[Path, str]] = [(("listeners", name, "address"), listener.address) for name, listener in settings.listeners.items()]
     if settings.sidecar.enabled:
         places.append((("sidecar", "address"), settings.sidecar.address))
     for path, text in places:
         address = address_of(text)
-        if isinstance(address, tuple) and address[1] == 0:
-            continue  # port 0 is any free port, each time another
-        if address in taken:
-            yield path, f"{text} is taken by {taken[address]}", "give each its own port"
-        taken.setdefault(address, ".".join(map(str, path[:-1])))
+        other = next((holder for held, holder in taken if _collide(held, address)), None)
+        if other is not None:
+            yield path, f"{text} is taken by {other}", "give each its own port" if isinstance(address, tuple) else "give each its own path"
+        taken.append((address, ".".join(map(str, path[:-1]))))
+
+
+def _collide(one: tuple[str, int] | FilePath, other: tuple[str, int] | FilePath) -> bool:
+    """Say whether two servers cannot both listen there. Port 0 is any free port; all interfaces are each of them."""
+    if isinstance(one, FilePath) or isinstance(other, FilePath):
+        return one == other
+    same_host = one[0] == other[0] or bool({one[0], other[0]} & {"", "0.0.0.0", "::"})  # noqa: S104 - compared, not bound
+    return one[1] == other[1] != 0 and same_host
 
 
 def _tls_listeners(settings: Settings) -> Iterator[tuple[str, ListenerSettings, certificates.Verdict]]:
@@ -207,6 +214,7 @@ def _sink_files(settings: Settings) -> Iterator[Trouble]:
     for name, sink in settings.sinks.items():
         match sink:
             case KafkaSettings(tls=tls, sasl=sasl):
+                yield from _topic_routes(name, sink, [route.name for route in settings.routes])
                 yield from _client_tls(("sinks", name, "tls"), tls)
                 yield from _secret(("sinks", name, "sasl", "password"), sasl.password if sasl else None)
             case WebhookSettings():
@@ -223,6 +231,13 @@ def _sink_files(settings: Settings) -> Iterator[Trouble]:
             yield ("sidecar", "token_file"), *unreadable
     elif settings.sidecar.token_env is not None and not os.environ.get(settings.sidecar.token_env):
         yield ("sidecar", "token_env"), f"the environment variable {settings.sidecar.token_env} is not set", "set it, or use token_file"
+
+
+def _topic_routes(name: str, sink: KafkaSettings, routes: list[str]) -> Iterator[Trouble]:
+    for route in sink.topics:
+        if route not in routes:
+            near = nearest(route, routes)
+            yield ("sinks", name, "topics", route), f"there is no route {quoted(route)}", f"did you mean {near}?" if near else "remove it"
 
 
 def _client_tls(path: Path, tls: ClientTls | None) -> Iterator[Trouble]:
@@ -278,6 +293,14 @@ def _folder(path: Path, folder: FilePath, *, made: bool = False) -> Iterator[Tro
         yield path, f"{nearest_one} is not a folder", "name a folder"
     elif not os.access(nearest_one, os.W_OK | os.X_OK):
         yield path, f"the folder {nearest_one} cannot be written by user {os.getuid()}", "change its owner, or fsGroup on Kubernetes"
+
+
+def _room(settings: Settings) -> Iterator[Trouble]:
+    for name, listener in settings.listeners.items():
+        most = listener.limits.message_max_octets or 0
+        if most > settings.spool.max_octets and any((route.acceptance or settings.acceptance) == "spool" for route in settings.routes):
+            said = f"a message of {most} octets, which listener {quoted(name)} takes, never fits"
+            yield ("spool", "max_octets"), said, "raise it, or lower the listener's limits.message_max_octets"
 
 
 def _times(settings: Settings) -> Iterator[Trouble]:

@@ -36,6 +36,30 @@ what would be right. A whole file to start from: [examples/postbus.yaml](example
 - `<name>` stands for a name of your own, out of `a-z`, `0-9` and single `_`.
 """
 
+_PATTERNS = """## Recipient patterns
+
+Routes are tried in order, and the patterns of a route in order; the first that fits takes the recipient. Addresses and patterns are compared
+in one form: needless quotes gone, local part in lower case, domain as lower-case A-labels.
+
+| Pattern | Takes |
+|---|---|
+| `support@example.org` | this address |
+| `*@example.org` | every address of the domain, not of its sub-domains |
+| `orders-*@*.example.org` | `*` is any run of characters, also none; `*.example.org` is every sub-domain, not `example.org` itself |
+| `support+*@example.org` | addresses with a tag, which the event names |
+| `/(?P<team>[a-z]+)-team@example\\.org/` | a regular expression that fits the whole address; named groups become the event's `captures` |
+| `postmaster` | the address without a domain, which RFC 5321 s4.5.1 allows for this name alone; `postmaster@...` takes it too |
+| `*` | everyone |
+
+The **tag** is what follows the first `+` of a local part. With `tags: true` a route compares addresses without their tag, so that
+`support@example.org` takes `support+4711@example.org` too, and the event says `4711`. A pattern with a `+` of its own is compared with the tag
+in place. A regular expression sees the whole address; its group `tag`, if it has one, is the tag.
+
+**Regular expressions** are Python's, without look-around, back-references and flags. One that a hostile address could keep busy, such as
+`([a-z]+)+@x` or `.*-.*@.*`, is refused when the file is read: let repeats that follow each other take different characters (`[^-@]*`), or make
+them possessive (`[a-z]++`). An address of more than 320 characters fits no expression.
+"""
+
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of the tree, as ``/config/schema`` serves it and the chart uses it for its ``config:``.
@@ -62,7 +86,7 @@ def manual() -> str:
         parents.setdefault(model, {})[_path(path[:-1])] = None
         rows.setdefault(model, {}).setdefault(str(path[-1]), _row(path, field))
     sections = ["\n".join([*_heading(model, parents[model]), *rows[model].values(), ""]) for model in rows]
-    return "\n".join([_HEAD, *sections])
+    return "\n".join([_HEAD, *sections, _PATTERNS])
 
 
 def _heading(model: type[BaseModel], parents: Iterable[str]) -> Iterator[str]:

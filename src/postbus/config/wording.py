@@ -61,7 +61,7 @@ _SENTENCES: Mapping[str, tuple[str, str]] = {
     "float_parsing": ("{value} is not a number", "write {wanted}"),
     "finite_number": ("{value} is not a finite number", "write {wanted}"),
     "string_type": ("{value} is not text", "write text, in quotes where it looks like a number or a switch"),
-    "string_too_short": ("{value} is too short", "write at least {min_length} characters"),
+    "string_too_short": ("{value} is too short", "write {min_length} or more characters"),
     "string_too_long": ("the text is too long", "write at most {max_length} characters"),
     "string_pattern_mismatch": ("{value} does not have the right form", "{form}"),
     "greater_than": ("{value} is too small", "write more than {gt}{unit}"),
@@ -75,18 +75,17 @@ _SENTENCES: Mapping[str, tuple[str, str]] = {
     "model_attributes_type": ("{value} stands where a map is wanted", "{keys}"),
     "list_type": ("{value} stands where a list is wanted", "write `[...]`, or one `- item` a line"),
     "tuple_type": ("{value} stands where a list is wanted", "write `[...]`, or one `- item` a line"),
-    "too_short": ("the list is too short", "give at least {min_length}"),
-    "too_long": ("the list is too long", "give at most {max_length}"),
+    "too_short": ("there are too few entries", "give at least {min_length}"),
+    "too_long": ("there are too many entries", "give at most {max_length}"),
+    "ip_any_network": ("{value} is not a network", "write one in CIDR form, as in 10.0.0.0/8"),
     "path_type": ("{value} is not the name of a file", "write its path as text"),
     "union_tag_not_found": ("the {discriminator} is missing", "{choices}"),
     "union_tag_invalid": ('there is no {discriminator} "{tag}"', "{choices}"),
-    "url_parsing": ("{value} is not a URL", "write one like https://host/path"),
-    "url_scheme": ("{value} has a scheme that is not used here", "use {expected_schemes}"),
-    "url_type": ("{value} is not a URL", "write one like https://host/path"),
 }
 
 _FORMS: Mapping[str, str] = {
     r"^[a-z0-9]+(_[a-z0-9]+)*$": "use a-z and 0-9, with single underscores between",
+    r"^[a-zA-Z0-9._-]+$": "use letters, digits, dots, underscores and dashes",
 }
 
 
