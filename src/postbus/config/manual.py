@@ -38,8 +38,8 @@ what would be right. A whole file to start from: [examples/postbus.yaml](example
 
 _PATTERNS = """## Recipient patterns
 
-Routes are tried in order, and the patterns of a route in order; the first that fits takes the recipient. Addresses and patterns are compared
-in one form: needless quotes gone, local part in lower case, domain as lower-case A-labels.
+Routes are tried in order, and the patterns of a route in order; the first that fits takes the recipient. Addresses and patterns are
+compared in one form: needless quotes gone, local part in lower case, domain as lower-case A-labels.
 
 | Pattern | Takes |
 |---|---|
@@ -52,12 +52,12 @@ in one form: needless quotes gone, local part in lower case, domain as lower-cas
 | `*` | everyone |
 
 The **tag** is what follows the first `+` of a local part. With `tags: true` a route compares addresses without their tag, so that
-`support@example.org` takes `support+4711@example.org` too, and the event says `4711`. A pattern with a `+` of its own is compared with the tag
-in place. A regular expression sees the whole address; its group `tag`, if it has one, is the tag.
+`support@example.org` takes `support+4711@example.org` too, and the event says `4711`. A pattern with a `+` of its own is compared with
+the tag in place. A regular expression sees the whole address; its group `tag`, if it has one, is the tag.
 
 **Regular expressions** are Python's, without look-around, back-references and flags. One that a hostile address could keep busy, such as
-`([a-z]+)+@x` or `.*-.*@.*`, is refused when the file is read: let repeats that follow each other take different characters (`[^-@]*`), or make
-them possessive (`[a-z]++`). An address of more than 320 characters fits no expression.
+`([a-z]+)+@x` or `.*-.*@.*`, is refused when the file is read: let repeats that follow each other take different characters (`[^-@]*`), or
+make them possessive (`[a-z]++`). An address of more than 320 characters fits no expression.
 """
 
 
