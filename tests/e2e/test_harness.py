@@ -1,0 +1,27 @@
+"""The harness itself: what it starts works, is found again after a restart, and is gone afterwards."""
+
+from __future__ import annotations
+
+import psutil
+
+from tests.e2e.conftest import Start
+
+
+def test_a_mail_becomes_an_event_and_a_killed_postbus_comes_back_where_it_was(start: Start) -> None:
+    """One mail, one event; after SIGKILL the same address answers again; SIGTERM ends with 0 and nothing is left."""
+    postbus = start()
+    with postbus.smtp() as client:
+        assert {} == client.sendmail("a@example.net", ["b@example.org"], b"Subject: one\r\n\r\nbody\r\n")
+    [event] = postbus.wait_events(1)
+    assert "b@example.org" == event["data"]["envelope"]["recipient"]
+    where, first = postbus.address(), postbus.pid
+    postbus.kill()
+    postbus.start()
+    assert where == postbus.address()
+    assert not psutil.pid_exists(first)
+    with postbus.smtp() as client:
+        client.sendmail("a@example.net", ["b@example.org"], b"Subject: two\r\n\r\nbody\r\n")
+    assert 2 == len(postbus.wait_events(2))
+    postbus.wait_delivered()
+    assert 1 == postbus.metric("postbus_messages_total", listener="mx", outcome="accepted")
+    assert 0 == postbus.terminate()
