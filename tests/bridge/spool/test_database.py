@@ -5,10 +5,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
-from postbus.bridge.spool import Delivery, Slot, SpoolDamaged, SpoolFailed, SpoolFull, SpoolRefused, slots_of
+from postbus.bridge.spool import Delivery, Held, Slot, SpoolDamaged, SpoolFailed, SpoolFull, SpoolRefused, slots_of
 from postbus.bridge.spool.database import FORMAT, Database, Row, row_of
 from postbus.bridge.spool.records import Mark, State
 from postbus.event.mail import Mail
@@ -453,15 +454,12 @@ def test_a_damaged_row_is_set_aside(database: Database, column: str, value: obje
     assert 1 == len(database.holes)
     database.close()
     database.open()
-    assert 1 < database.tally().damaged  # set aside, and told again by this object
+    assert 1 == database.tally().damaged
 
 
 def test_a_record_of_another_format(database: Database) -> None:
     """A record whose checksum is right and whose content cannot be read is damage all the same."""
-    rubbish = row(2)._replace(mail=b"[]", checksum=0x0D4A_1185)
-    from zlib import crc32
-
-    database.apply([row(1), rubbish._replace(checksum=crc32(b"[]"))], ())
+    database.apply([row(1), row(2)._replace(mail=b"[]", checksum=crc32(b"[]"))], ())
     assert [(1, 0)] == fresh(database)
     assert "cannot be read" in database.holes[0]
 
@@ -513,7 +511,7 @@ def test_a_torn_page(database: Database) -> None:
     _tear(database, database.path)
     tally = database.tally()
     assert 1900 < tally.messages < 2000
-    assert tally.damaged == 1
+    assert 1 == len(database.holes)
     got: list[tuple[int, int]] = []
     after, complete = 0, False
     while not complete:
@@ -548,8 +546,6 @@ def test_an_error_that_is_no_damage_is_raised(database: Database) -> None:
 
 def test_order_of_deliveries() -> None:
     """A delivery's age counts from acceptance unless it was replayed."""
-    from postbus.bridge.spool import Held
-
     record = mail("m", b"")
     held = Held(1, record, slots_of(record), size_octets=0, octets=b"", path=None)
     assert (NOW_MS, 5) == (Delivery(held, 0).since_ms, Delivery(held, 0, since_ms=5).since_ms)

@@ -317,7 +317,6 @@ class Database:
             tally.pending.subtract(dict(self._sql.execute(decided).fetchall()))
             tally.dead_letters = self._dead_letters(self._sql)
             (tally.damaged,) = self._sql.execute("SELECT count(*) FROM damaged").fetchone()
-        tally.damaged += len(self.holes)
         self.newest = tally.newest
         return tally
 
