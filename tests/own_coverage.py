@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "postbus"
 
 # Glob under src/postbus -> where the module's own test lives.
-ROOMS = {"smtp/*.py": "tests/smtp", "event/*.py": "tests/event", "bridge/spool*.py": "tests/bridge"}
+ROOMS = {"smtp/*.py": "tests/smtp", "event/*.py": "tests/event", "bridge/spool/*.py": "tests/bridge/spool"}
 
 
 def own_tests() -> dict[Path, Path]:
