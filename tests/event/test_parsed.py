@@ -49,6 +49,15 @@ def test_a_torn_answer_is_a_value_error(given_parse: Parsed, data: st.DataObject
         from_bytes(torn)
 
 
+@pytest.mark.parametrize("change", [b"", b"xxx", b"xxxxx"])
+def test_contents_must_be_as_long_as_announced(change: bytes) -> None:
+    """Neither cut short nor followed by more."""
+    attachment = Attachment("1", None, "a/b", None, None, 4, "0" * 64, b"1234", None)
+    octets = to_bytes(Parsed(attachments=(attachment,)))
+    with pytest.raises(ValueError, match="contents"):
+        from_bytes(octets[:-4] + change)
+
+
 @given(st.binary(max_size=60))
 def test_anything_else_is_a_value_error(octets: bytes) -> None:
     """Its reader believes nothing but data."""
