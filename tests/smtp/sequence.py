@@ -58,7 +58,7 @@ ANSWERS = [
     *((REFUSED, "RCPT", code, REFUSED) for code in (450, 550)),
     *((RECIPIENTS, "RCPT", code, RECIPIENTS) for code in (450, 550)),
     *((RECIPIENTS, "DATA", code, RECIPIENTS) for code in (250, 451, 554)),
-    *((CONTENT, ".", code, GREETED) for code in (250, 451, 554)),
+    *((CONTENT, ".", code, GREETED) for code in (250, 354, 451, 554)),
     (CONTENT, ".", 421, CLOSED),
     *((GREETED, "STARTTLS", code, GREETED) for code in (454, 501)),
     (CONNECTED, "EHLO", 250, GREETED),
@@ -108,10 +108,10 @@ def rows() -> Iterator[Row]:
                 continue
             answer = (_name(verb, lmtp=lmtp), Reply(code, "As the shell says"))
             yield Row(f"{protocol}-{state.name}-{verb}-{code}", lmtp, state, _command(verb, lmtp=lmtp), str(code), after, answer)
-        for state, octets, code, after in MALFORMED:
+        for state, octets, refusal, after in MALFORMED:
             if lmtp and octets.startswith(b"EHLO"):
                 continue
-            yield Row(f"{protocol}-{state.name}-{octets[:12]!r}", lmtp, state, octets, code, after)
+            yield Row(f"{protocol}-{state.name}-{octets[:12]!r}", lmtp, state, octets, refusal, after)
 
 
 def check(row: Row) -> None:

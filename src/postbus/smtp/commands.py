@@ -227,12 +227,14 @@ def _lookup(verb: str, event: type[Vrfy | Expn]) -> Parser:
     return parse
 
 
+_NAME = replies.BAD_HOSTNAME
+
 # Allowances: SIZE 26 (RFC 1870), BODY 17 (RFC 6152), SMTPUTF8 10 (RFC 6531), AUTH 500 (RFC 4954), ENVID of 100 and RET 128,
 # ORCPT of 500 and NOTIFY 540 (RFC 3461 s4 bounds the values).
 VERBS: Mapping[str, Verb] = {
-    "HELO": Verb("HELO hostname", _greeting("HELO"), lmtp=False, malformed=replies.BAD_HOSTNAME, ends_group=True, junk=True),
-    "EHLO": Verb("EHLO hostname", _greeting("EHLO"), lmtp=False, malformed=replies.BAD_HOSTNAME, ends_group=True, before_tls=True, junk=True),
-    "LHLO": Verb("LHLO hostname", _greeting("LHLO"), smtp=False, malformed=replies.BAD_HOSTNAME, ends_group=True, before_tls=True, junk=True),
+    "HELO": Verb("HELO hostname", _greeting("HELO"), lmtp=False, malformed=_NAME, ends_group=True, junk=True),
+    "EHLO": Verb("EHLO hostname", _greeting("EHLO"), lmtp=False, malformed=_NAME, ends_group=True, before_tls=True, junk=True),
+    "LHLO": Verb("LHLO hostname", _greeting("LHLO"), smtp=False, malformed=_NAME, ends_group=True, before_tls=True, junk=True),
     "MAIL": Verb("MAIL FROM:<address>", _mail, " [SP parameters]", allowance_octets=681, malformed=replies.BAD_SENDER),
     "RCPT": Verb("RCPT TO:<address>", _rcpt, " [SP parameters]", allowance_octets=540, malformed=replies.BAD_RECIPIENT),
     "DATA": Verb("DATA", _bare("DATA", DataStart), ends_group=True),

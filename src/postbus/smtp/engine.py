@@ -211,9 +211,8 @@ class Engine:
             result = replies.TOO_MANY_RECIPIENTS
         else:
             result = row.parse(arg, self)
-        if isinstance(result, Reply):
-            self._faulted = True
-        else:
+        self._faulted = isinstance(result, Reply)
+        if not isinstance(result, Reply):
             self._owed = result
         return result
 
@@ -223,7 +222,7 @@ class Engine:
             return _greeting_reply(self.offer, tls=self.tls, extended=event.verb != "HELO")
         if isinstance(event, Help):
             return help_reply(event.arg, lmtp=self._lmtp, esmtp=self.esmtp)
-        return _DEFAULTS.get(event.verb, replies.UNKNOWN)
+        return replies.UNKNOWN if isinstance(event, Command) else _DEFAULTS[event.verb]
 
     def greeting_lines(self) -> tuple[str, ...]:
         """Return the lines of the answer to EHLO or LHLO."""
@@ -280,7 +279,8 @@ class Engine:
         if not clean or length > self._limits.command_octets or self.errors >= self._limits.errors:
             refusal = self._bad_line(line, length, row, clean=clean)
             if refusal is not None:
-                self._move(verb, BAD_ARGUMENT)
+                if row is not None and refusal is row.malformed:
+                    self._move(verb, BAD_ARGUMENT)
                 return self._refuse("", refusal)
         raw = verb in self._raw_verbs
         if row is None or not (row.lmtp if self._lmtp else row.smtp):

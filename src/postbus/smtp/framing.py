@@ -73,8 +73,8 @@ class Lines:
         return self._dropped + len(self) > self._endless_octets
 
     def starts_with(self, prefix: bytes) -> bool:
-        """Whether the unread octets begin with *prefix*."""
-        return self._buffer.startswith(prefix, self._position)
+        """Whether the current line begins with *prefix*."""
+        return not self._dropped and self._buffer.startswith(prefix, self._position)
 
     def rest(self) -> bytes:
         """Take all unread octets."""

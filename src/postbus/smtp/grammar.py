@@ -30,7 +30,6 @@ _AT = rf"(?:{_DOMAIN}|{_LITERAL})"
 
 MAILBOX = re.compile(rf"(?P<local>(?:{_ATEXT}|\.)+|{_QUOTED})(?:@(?P<domain>{_AT}))?")
 SOURCE_ROUTE = re.compile(rf"@{_AT}(?:,@{_AT})*:")  # RFC 5321 appendix C: accepted and ignored
-TAGGED_LITERAL = re.compile(r"[A-Za-z0-9-]*[A-Za-z0-9]:[!-Z^-~]+")
 KEYWORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*", re.ASCII)
 VALUE = re.compile(rf"[!-<>-~{_UTF8}]+")  # esmtp-value; non-ASCII for ORCPT under SMTPUTF8 (RFC 6533 s3)
 XTEXT = r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*"  # RFC 3461 s4
@@ -92,13 +91,13 @@ def _judge(local: str, domain: str | None, defects: dict[str, int], *, lenient: 
 def is_literal(domain: str) -> bool:
     """Return whether *domain*, brackets included, is an address literal (RFC 5321 s4.1.3)."""
     inner = domain[1:-1]
-    tag, colon, rest = inner.partition(":")
-    if colon and tag.lower() != "ipv6":
-        return TAGGED_LITERAL.fullmatch(inner) is not None
     try:
-        return "%" not in str(IPv6Address(rest) if colon else IPv4Address(inner))  # a zone is no part of an address literal
+        if inner[:5].lower() == "ipv6:":  # the only tag registered
+            return "%" not in str(IPv6Address(inner[5:]))  # a zone is no part of an address literal
+        IPv4Address(inner)
     except ValueError:
         return False
+    return True
 
 
 def parse_parameters(text: str) -> Mapping[str, str | None] | None:

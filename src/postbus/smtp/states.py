@@ -52,8 +52,6 @@ class State(Enum):
     UPGRADING = "TLS is being started"
     CLOSED = "over"
 
-    __hash__ = object.__hash__  # Enum's own is a Python function, and every transition looks states up
-
     __hash__ = object.__hash__  # members are single; Enum's own hash is a Python function, called several times a message
 
 

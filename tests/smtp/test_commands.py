@@ -1,0 +1,176 @@
+"""The verb table: columns, argument parsers, parameters, HELP and EHLO's lines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from postbus.smtp import DataStart, Expn, Helo, Help, Mail, Noop, Offer, Quit, Rcpt, Reply, Rset, StartTls, Vrfy, replies
+from postbus.smtp.commands import FORBIDDEN, MAIL_PARAMETERS, RCPT_PARAMETERS, SYNTAX, VERBS, greeting_lines, help_reply
+from postbus.smtp.events import Owed
+from postbus.smtp.terms import Limits
+
+OFFER = Offer("mx.test", size_octets=1000)
+
+
+@dataclass
+class Session:
+    """Where a session stands, as parsers see it."""
+
+    offer: Offer = OFFER
+    esmtp: bool = True
+    tls: bool = False
+    smtputf8: bool = False
+
+
+PLAIN = Session()
+UTF8 = Session(smtputf8=True)
+TLS_OFFERED = Session(Offer("mx.test", starttls=True))
+ENCRYPTED = Session(Offer("mx.test", starttls=True), tls=True)
+AFTER_HELO = Session(Offer("mx.test", starttls=True), esmtp=False)
+LENIENT = Session(Offer("mx.test", lenient_paths=True))
+NO_UTF8 = Session(Offer("mx.test", smtputf8=False))
+UNLIMITED = Session(Offer("mx.test", size_octets=None))
+MORE = Session(Offer("mx.test", keywords=("REQUIRETLS", "FUTURERELEASE 100 x", "XFOO bar")))
+
+
+@pytest.mark.parametrize(
+    ("verb", "arg", "session", "expected"),
+    [
+        ("HELO", "x", PLAIN, Helo("HELO", "x")),
+        ("EHLO", "x", PLAIN, Helo("EHLO", "x")),
+        ("LHLO", "[192.0.2.1]", PLAIN, Helo("LHLO", "[192.0.2.1]")),
+        ("EHLO", None, PLAIN, SYNTAX["EHLO"]),
+        ("EHLO", "a b", PLAIN, replies.BAD_HOSTNAME),
+        ("EHLO", "ü", PLAIN, replies.BAD_HOSTNAME),
+        ("EHLO", "x" * 256, PLAIN, replies.BAD_HOSTNAME),
+        ("MAIL", "FROM:<a@b>", PLAIN, Mail("a@b", {}, {})),
+        ("MAIL", "from: <>", PLAIN, Mail("", {}, {})),
+        ("MAIL", "FROM:<a@b> size=1000 BODY=8bitmime", PLAIN, Mail("a@b", {"SIZE": "1000", "BODY": "8bitmime"}, {})),
+        ("MAIL", "FROM:<a@b> SIZE=1001", PLAIN, replies.TOO_BIG),
+        ("MAIL", "FROM:<a@b> SIZE=99999999999999999999", UNLIMITED, Mail("a@b", {"SIZE": "9" * 20}, {})),
+        ("MAIL", "FROM:<a@b> SIZE=999999999999999999999", UNLIMITED, replies.BAD_PARAMETER),
+        ("MAIL", "FROM:<a@b> SMTPUTF8", NO_UTF8, replies.UNKNOWN_PARAMETER),
+        ("MAIL", "FROM:<a@b> REQUIRETLS", PLAIN, replies.UNKNOWN_PARAMETER),
+        ("MAIL", "FROM:<a@b> REQUIRETLS HOLDFOR=9 XFOO=1", MORE, Mail("a@b", {"REQUIRETLS": None, "HOLDFOR": "9", "XFOO": "1"}, {})),
+        ("MAIL", "FROM:<a@b> HOLDUNTIL=9", PLAIN, replies.UNKNOWN_PARAMETER),
+        ("MAIL", "FROM:<a@b> XFOO", PLAIN, replies.UNKNOWN_PARAMETER),
+        ("MAIL", "FROM:<a@b> NOTIFY=NEVER", PLAIN, replies.UNKNOWN_PARAMETER),
+        ("MAIL", "FROM:<a@b> BY=120;R MT-PRIORITY=-3", PLAIN, Mail("a@b", {"BY": "120;R", "MT-PRIORITY": "-3"}, {})),
+        ("MAIL", "FROM:<ü@b>", PLAIN, replies.NEEDS_SMTPUTF8),
+        ("MAIL", "FROM:<ü@b> SMTPUTF8", PLAIN, Mail("ü@b", {"SMTPUTF8": None}, {})),
+        ("MAIL", "TO:<a@b>", PLAIN, SYNTAX["MAIL"]),
+        ("MAIL", None, PLAIN, SYNTAX["MAIL"]),
+        ("MAIL", "FROM:a@b", PLAIN, SYNTAX["MAIL"]),
+        ("MAIL", "FROM:a@b", LENIENT, Mail("a@b", {}, {"no-brackets": 1})),
+        ("MAIL", "FROM:<a>", LENIENT, Mail("a", {}, {"no-domain": 1})),
+        ("MAIL", "FROM:<a", LENIENT, replies.BAD_SENDER),
+        ("MAIL", "FROM:<postmaster>", PLAIN, replies.BAD_SENDER),
+        ("MAIL", "FROM:<a@b>x", PLAIN, replies.BAD_SENDER),
+        ("MAIL", "FROM:<a@b> A=", PLAIN, replies.BAD_PARAMETER),
+        ("RCPT", "TO:<a@b>", PLAIN, Rcpt("a@b", {}, {})),
+        ("RCPT", "to:<POSTMASTER>", PLAIN, Rcpt("POSTMASTER", {}, {})),
+        ("RCPT", "TO:<a@b> NOTIFY=never ORCPT=rfc822;x", PLAIN, Rcpt("a@b", {"NOTIFY": "never", "ORCPT": "rfc822;x"}, {})),
+        ("RCPT", "TO:<a@b> SIZE=1", PLAIN, replies.UNKNOWN_PARAMETER),
+        ("RCPT", "TO:<a@b> ORCPT=x", PLAIN, replies.BAD_PARAMETER),
+        ("RCPT", "TO:<a@b> ORCPT=utf-8;ü", PLAIN, replies.NEEDS_SMTPUTF8),
+        ("RCPT", "TO:<ü@b> ORCPT=utf-8;ü", UTF8, Rcpt("ü@b", {"ORCPT": "utf-8;ü"}, {})),
+        ("RCPT", "TO:<ü@b>", PLAIN, replies.NEEDS_SMTPUTF8),
+        ("RCPT", "TO:<>", PLAIN, replies.BAD_RECIPIENT),
+        ("RCPT", "TO:<a>", PLAIN, replies.BAD_RECIPIENT),
+        ("RCPT", "FROM:<a@b>", PLAIN, SYNTAX["RCPT"]),
+        ("DATA", None, PLAIN, DataStart()),
+        ("DATA", "x", PLAIN, SYNTAX["DATA"]),
+        ("RSET", None, PLAIN, Rset()),
+        ("QUIT", None, PLAIN, Quit()),
+        ("NOOP", None, PLAIN, Noop(None)),
+        ("NOOP", "x", PLAIN, Noop("x")),
+        ("HELP", "MAIL", PLAIN, Help("MAIL")),
+        ("VRFY", "bob", PLAIN, Vrfy("bob")),
+        ("VRFY", None, PLAIN, SYNTAX["VRFY"]),
+        ("VRFY", "bøb smtputf8", PLAIN, Vrfy("bøb")),
+        ("VRFY", "bøb", PLAIN, replies.NEEDS_SMTPUTF8),
+        ("VRFY", "bøb SMTPUTF8", NO_UTF8, replies.NEEDS_SMTPUTF8),
+        ("EXPN", "list", PLAIN, Expn("list")),
+        ("STARTTLS", None, TLS_OFFERED, StartTls()),
+        ("STARTTLS", "x", TLS_OFFERED, SYNTAX["STARTTLS"]),
+        ("STARTTLS", None, PLAIN, replies.NO_TLS),
+        ("STARTTLS", None, ENCRYPTED, replies.TLS_ACTIVE),
+        ("STARTTLS", None, AFTER_HELO, replies.HELO_IS_NOT_EHLO),
+    ],
+)  # fmt: skip
+def test_parse(verb: str, arg: str | None, session: Session, expected: Owed | Reply) -> None:
+    """Each argument becomes its event, or the reply that says what is wrong with it; MAIL and RCPT keep it as sent."""
+    if isinstance(expected, Mail | Rcpt):
+        expected = replace(expected, arg=arg or "")
+    assert expected == VERBS[verb].parse(arg, session)
+
+
+def test_pipelining_column_is_rfc_2920() -> None:
+    """The verbs that end a group are RFC 2920 s3.1's, those of its extensions, and no other."""
+    assert {"HELO", "EHLO", "LHLO", "DATA", "NOOP", "QUIT", "VRFY", "EXPN", "STARTTLS"} == {
+        name for name, row in VERBS.items() if row.ends_group
+    }
+
+
+def test_before_tls_column_is_rfc_3207() -> None:
+    """NOOP, EHLO (LHLO), STARTTLS and QUIT pass before TLS (RFC 3207 s4)."""
+    assert {"NOOP", "EHLO", "LHLO", "STARTTLS", "QUIT"} == {name for name, row in VERBS.items() if row.before_tls}
+
+
+def test_junk_column_spares_what_moves_mail() -> None:
+    """A client that sends nothing but mail never runs out of budget."""
+    assert {"MAIL", "RCPT", "DATA", "QUIT"} == {name for name, row in VERBS.items() if not row.junk}
+
+
+def test_the_tables_do_not_overlap() -> None:
+    """No verb of ours is one of HTTP's, and no parameter is both MAIL's and RCPT's."""
+    assert not FORBIDDEN & set(VERBS)
+    assert not set(MAIL_PARAMETERS) & set(RCPT_PARAMETERS)
+    assert all(parameter.source.startswith("RFC ") for parameter in [*MAIL_PARAMETERS.values(), *RCPT_PARAMETERS.values()])
+
+
+def test_no_allowance_reaches_the_discarding_length() -> None:
+    """Every line that a verb allows is kept whole."""
+    from postbus.smtp.framing import DISCARD_AFTER_OCTETS
+
+    assert max(row.allowance_octets for row in VERBS.values()) + Limits().command_octets < DISCARD_AFTER_OCTETS
+
+
+def test_greeting_lines() -> None:
+    """EHLO lists what is on, and STARTTLS only where it can be used."""
+    full = Offer("mx.test", size_octets=10, starttls=True, keywords=("LIMITS RCPTMAX=5",))
+    assert (
+        "mx.test",
+        "PIPELINING",
+        "SIZE 10",
+        "8BITMIME",
+        "SMTPUTF8",
+        "ENHANCEDSTATUSCODES",
+        "STARTTLS",
+        "HELP",
+        "LIMITS RCPTMAX=5",
+    ) == greeting_lines(full, tls=False)
+    assert "STARTTLS" not in greeting_lines(full, tls=True)
+    bare = replace(
+        full,
+        size_octets=None,
+        smtputf8=False,
+        eightbitmime=False,
+        pipelining=False,
+        enhanced=False,
+        starttls=False,
+        help=False,
+        keywords=(),
+    )
+    assert ("mx.test",) == greeting_lines(bare, tls=False)
+
+
+def test_help() -> None:
+    """HELP lists the protocol's verbs, and a verb's syntax with what EHLO adds to it."""
+    assert "LHLO" in help_reply(None, lmtp=True, esmtp=True).lines[1]
+    assert "EHLO" not in help_reply(None, lmtp=True, esmtp=True).lines[1]
+    assert Reply(214, "Syntax: MAIL FROM:<address> [SP parameters]", "2.0.0") == help_reply("mail", lmtp=False, esmtp=True)
+    assert Reply(214, "Syntax: MAIL FROM:<address>", "2.0.0") == help_reply(" MAIL", lmtp=False, esmtp=False)
+    assert replies.NO_TOPIC == help_reply("EHLO", lmtp=True, esmtp=True)

@@ -1,0 +1,166 @@
+"""The content of DATA: its end, its dots, its defects, however it arrives."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from postbus.smtp import Limits, Reply, replies
+from postbus.smtp.content import DotBody
+from tests.smtp.driver import ARRIVALS, OFFER
+
+
+def read(
+    segments: list[bytes], *, stray: Literal["reject", "allow"] = "allow", size: int | None = None, limits: Limits | None = None
+) -> tuple[bytes, bytes | None, DotBody]:
+    """Return the content in *segments*, what follows it (``None``: not ended), and the body's findings."""
+    body = DotBody(replace(OFFER, stray=stray, size_octets=size), limits or Limits())
+    content, rest = b"", None
+    for segment in segments:
+        if rest is not None:
+            rest += segment
+            continue
+        piece, rest = body.feed(segment)
+        content += piece
+    return content, rest, body
+
+
+@pytest.mark.parametrize("arrival", ARRIVALS)
+@pytest.mark.parametrize(
+    ("sent", "content", "rest", "defects"),
+    [
+        pytest.param(b".\r\n", b"", b"", {}, id="empty message"),
+        pytest.param(b"\r\n.\r\n", b"\r\n", b"", {}, id="empty line"),
+        pytest.param(b"a\r\n.\r\nNOOP\r\n", b"a\r\n", b"NOOP\r\n", {}, id="what follows"),
+        pytest.param(b"a\r\n.\r\n.\r\n", b"a\r\n", b".\r\n", {}, id="what follows looks like an end"),
+        pytest.param(b"..a\r\n.\r\n", b".a\r\n", b"", {}, id="transparency dot at the start"),
+        pytest.param(b"a\r\n..\r\n...\r\n.b\r\n.\r\n", b"a\r\n.\r\n..\r\nb\r\n", b"", {}, id="transparency dots"),
+        pytest.param(b"a.\r\n.b.c\r\n.\r\n", b"a.\r\nb.c\r\n", b"", {}, id="dots elsewhere"),
+        pytest.param(b"a\n.\nb\r\n.\r\n", b"a\n.\nb\r\n", b"", {"bare-lf": 2}, id="LF dot LF"),
+        pytest.param(b"a\n.\r\nb\r\n.\r\n", b"a\n.\r\nb\r\n", b"", {"bare-lf": 1}, id="LF dot CRLF"),
+        pytest.param(b"a\r.\rb\r\n.\r\n", b"a\r.\rb\r\n", b"", {"bare-cr": 2}, id="CR dot CR"),
+        pytest.param(b"a\r\n.\nb\r\n.\r\n", b"a\r\n\nb\r\n", b"", {"bare-lf": 1}, id="CRLF dot LF"),
+        pytest.param(b"a\r\n.\rb\r\n.\r\n", b"a\r\n\rb\r\n", b"", {"bare-cr": 1}, id="CRLF dot CR"),
+        pytest.param(b"a\r\r\n.\r\n", b"a\r\r\n", b"", {"bare-cr": 1}, id="CR CRLF dot CRLF"),
+        pytest.param(b"a\r\n.\r\r\n.\r\n", b"a\r\n\r\r\n", b"", {"bare-cr": 1}, id="CRLF dot CR CRLF"),
+        pytest.param(b"\n\r\n\r\r\n.\r\n", b"\n\r\n\r\r\n", b"", {"bare-cr": 1, "bare-lf": 1}, id="LF CR as two"),
+        pytest.param(b"a\r\n\0.\r\n.\0\r\n.\r\n", b"a\r\n\0.\r\n\0\r\n", b"", {"nul": 2}, id="NUL"),
+        pytest.param(b"\n.\r\n", b"\n.\r\n", None, {"bare-lf": 1}, id="LF dot CRLF at the start"),
+        pytest.param(b"x" * 998 + b"\r\n.\r\n", b"x" * 998 + b"\r\n", b"", {}, id="a line of 1000"),
+        pytest.param(b"." + b"." * 998 + b"\r\n.\r\n", b"." * 998 + b"\r\n", b"", {}, id="a line of 1000 and its dot"),
+        pytest.param(b"x" * 999 + b"\r\n.\r\n", b"x" * 999 + b"\r\n", b"", {"long-line": 1}, id="a line of 1001"),
+        pytest.param(b"a\r\n" * 9 + b"x" * 1200 + b"\r\nb\r\n" + b"y" * 1100 + b"\r\n.\r\n",
+                     b"a\r\n" * 9 + b"x" * 1200 + b"\r\nb\r\n" + b"y" * 1100 + b"\r\n", b"", {"long-line": 2}, id="two long lines"),
+    ],
+)  # fmt: skip
+def test_content(sent: bytes, content: bytes, rest: bytes | None, defects: Mapping[str, int], arrival: str) -> None:
+    """The same octets are the same content with the same defects, whole, byte by byte and at every split."""
+    for segments in ARRIVALS[arrival](sent):
+        got, behind, body = read(segments)
+        if rest is None:
+            assert content.startswith(got)
+            assert behind is None
+        else:
+            assert (content, rest) == (got, behind)
+            assert len(content) == body.size_octets
+            assert defects == body.defects
+
+
+@pytest.mark.parametrize("arrival", ["whole", "bytewise"])
+@pytest.mark.parametrize(
+    ("sent", "refusal"),
+    [
+        pytest.param(b"a\r\n.\r\n", None, id="fine"),
+        pytest.param(b"a\nb\r\n.\r\n", replies.STRAY_LINE_ENDING, id="bare LF"),
+        pytest.param(b"a\rb\r\n.\r\n", replies.STRAY_LINE_ENDING, id="bare CR"),
+        pytest.param(b"a\0b\r\n.\r\n", replies.STRAY_LINE_ENDING, id="NUL"),
+        pytest.param(b"x" * 48 + b"\r\n.\r\n", None, id="a line of the cap"),
+        pytest.param(b"x" * 49 + b"\r\n.\r\n", replies.TEXT_LINE_TOO_LONG, id="a line over the cap"),
+        pytest.param((b"x" * 18 + b"\r\n") * 5 + b".\r\n", None, id="of the limit"),
+        pytest.param((b"x" * 18 + b"\r\n") * 5 + b"\r\n.\r\n", replies.TOO_BIG, id="over the limit"),
+        pytest.param(b"x\n" * 100 + b"\r\n.\r\n", replies.TOO_BIG, id="size is judged first"),
+    ],
+)
+def test_refusals(sent: bytes, refusal: Reply | None, arrival: str) -> None:
+    """A message that cannot be taken is read to its end, and refused for a reason that does not hang on how it arrived."""
+    for segments in ARRIVALS[arrival](sent):
+        _, rest, body = read(segments, stray="reject", size=100, limits=Limits(text_line_flag_octets=30, text_line_octets=50))
+        assert rest == b""
+        assert refusal == body.refusal
+        assert body.hopeless == (refusal is not None)
+        assert not body.overrun
+
+
+def test_overrun() -> None:
+    """Far over the limit, and at least a mebibyte over it, reading on serves nobody."""
+    body = DotBody(replace(OFFER, size_octets=1_000_000), Limits(overrun_factor=4))
+    for _ in range(40):
+        body.feed(b"x" * 99_998 + b"\r\n")
+        assert not body.overrun
+    body.feed(b"x" * 9)
+    assert body.overrun
+    small = DotBody(replace(OFFER, size_octets=10), Limits())
+    small.feed(b"x" * 1_000_000)
+    assert not small.overrun
+
+
+def test_no_limit() -> None:
+    """Without a size limit there is neither refusal nor overrun."""
+    _, _, body = read([b"x" * 2_000_000], size=None)
+    assert body.refusal is not replies.TOO_BIG
+    assert not body.overrun
+
+
+def test_an_endless_line_takes_constant_memory() -> None:
+    """Sixteen mebibytes without a line end leave nothing behind but numbers."""
+    body = DotBody(OFFER, Limits())
+    segment = b"x" * 65_536
+    tracemalloc.start()
+    try:
+        for _ in range(256):
+            body.feed(segment)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 65_536
+    assert body.size_octets == 16 * 1_048_576
+
+
+def naive(sent: bytes) -> tuple[bytes, bytes | None]:
+    """Read content octet by octet, as RFC 5321 s4.5.2 says: slow, and plainly right."""
+    content, at, at_line_start = b"", 0, True
+    while at < len(sent):
+        if at_line_start:
+            if sent.startswith(b".\r\n", at):
+                return content, sent[at + 3 :]
+            if sent.startswith(b".", at):
+                at += 1
+        end = sent.find(b"\r\n", at)
+        if end < 0:
+            return content + sent[at:], None
+        content += sent[at : end + 2]
+        at, at_line_start = end + 2, True
+    return content, None
+
+
+@given(st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b".", b"\r\n.", b"\r\n.\r\n", b"a", b"bc", b"\0", b"x" * 600])), st.integers(1, 5))
+def test_content_agrees_with_a_naive_reader(parts: list[bytes], step: int) -> None:
+    """Any octets in segments of any size give the content that a naive reader finds."""
+    sent = b"".join(parts)
+    content, rest = naive(sent)
+    got, behind, body = read([sent[at : at + step] for at in range(0, len(sent), step)])
+    if rest is None:
+        assert content.startswith(got)
+        assert behind is None
+    else:
+        assert (content, rest) == (got, behind)
+        crlf = content.count(b"\r\n")
+        strays = {"bare-cr": content.count(b"\r") - crlf, "bare-lf": content.count(b"\n") - crlf, "nul": content.count(b"\0")}
+        strays["long-line"] = sum(len(line) > 998 for line in content.split(b"\r\n"))
+        assert {kind: count for kind, count in strays.items() if count} == body.defects

@@ -1,0 +1,571 @@
+"""The engine's contract: what the shell may rely on, whatever the peer sends."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from postbus.smtp import (
+    Chunk,
+    Command,
+    DataStart,
+    EndOfMessage,
+    Engine,
+    Helo,
+    Limits,
+    Mail,
+    Noop,
+    Offer,
+    OutOfTurn,
+    Quit,
+    Rcpt,
+    Refused,
+    Reply,
+    Signal,
+    StartTls,
+    State,
+    replies,
+)
+from postbus.smtp.events import Owed
+from tests.smtp.driver import BANNER, OFFER, Driver, Policy, codes, normal, pipelined
+
+NO = Reply(550, "No", "5.7.1")
+LATER = Reply(450, "Later", "4.7.1")
+
+
+def opened(offer: Offer = OFFER, *, lmtp: bool = False, limits: Limits | None = None, raw_verbs: frozenset[str] = frozenset()) -> Engine:
+    """Return an engine whose banner is sent."""
+    engine = Engine(offer, lmtp=lmtp, limits=limits, raw_verbs=raw_verbs)
+    engine.open(BANNER)
+    engine.bytes_to_send()
+    return engine
+
+
+def owed(engine: Engine, data: bytes) -> Owed:
+    """Feed *data* and return the event it makes, which must be owed an answer."""
+    engine.receive(data)
+    event = engine.next_event()
+    assert not isinstance(event, Signal | Chunk | Refused)
+    return event
+
+
+def transact(engine: Engine, *recipients: str) -> None:
+    """Bring *engine* into content, with *recipients* accepted."""
+    lines = [
+        b"LHLO x" if engine._lmtp else b"EHLO x",
+        b"MAIL FROM:<a@b>",
+        *(f"RCPT TO:<{address}>".encode() for address in recipients),
+        b"DATA",
+    ]
+    for line in lines:
+        engine.answer(engine.default_reply(owed(engine, line + b"\r\n")))
+    engine.bytes_to_send()
+
+
+# --- the shell's side
+
+
+def test_a_session() -> None:
+    """Bytes in, events out; replies in, bytes out."""
+    engine = Engine(OFFER)
+    assert engine.next_event() is Signal.PAUSED
+    engine.open(BANNER)
+    assert engine.bytes_to_send() == b"220 mx.test ESMTP\r\n"
+    assert engine.bytes_to_send() == b""
+    assert engine.next_event() is Signal.NEED_DATA
+    assert engine.idle
+    transact(engine, "c@d", "e@f")
+    assert (engine.in_content, engine.in_transaction, engine.idle) == (True, True, False)
+    engine.receive(b"text\r\n.\r\n")
+    assert engine.next_event() == Chunk(b"text\r\n")
+    assert engine.next_event() == EndOfMessage(6)
+    assert engine.next_event() is Signal.PAUSED
+    assert not engine.in_content
+    assert engine.accepted_recipients == 2
+    engine.answer(replies.OK)
+    assert engine.state is State.GREETED
+    assert engine.accepted_recipients == 0
+    assert (engine.helo, engine.esmtp) == ("x", True)
+    engine.answer(replies.BYE) if owed(engine, b"QUIT\r\n") == Quit() else pytest.fail("not a QUIT")
+    assert engine.next_event() is Signal.CLOSED
+    assert engine.bytes_to_send().endswith(b"221 2.0.0 Bye\r\n")
+
+
+def test_nothing_is_parsed_while_an_answer_is_owed() -> None:
+    """Pipelined replies keep their order because the next command waits."""
+    engine = opened()
+    engine.answer(engine.default_reply(owed(engine, b"EHLO x\r\n")))
+    assert owed(engine, b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n") == Mail("a@b", {}, {}, "FROM:<a@b>")
+    assert engine.next_event() is Signal.PAUSED
+    assert (engine.backlogged, engine.idle) == (True, False)
+    assert engine.answer(replies.SENDER_OK), "there is more to say"
+    assert engine.next_event() == Rcpt("c@d", {}, {}, "TO:<c@d>")
+    assert (engine.backlogged, engine.idle) == (False, False)
+    assert not engine.answer(replies.RECIPIENT_OK), "there is nothing to say"
+    assert owed(engine, b"QUIT\r\n") == Quit()
+    assert engine.answer(replies.BYE), "it is over"
+
+
+def test_our_own_mistakes_raise() -> None:
+    """An answer to nothing, a second banner, TLS that nobody asked for."""
+    engine = opened()
+    with pytest.raises(OutOfTurn):
+        engine.answer(replies.OK)
+    with pytest.raises(OutOfTurn):
+        engine.open(BANNER)
+    with pytest.raises(OutOfTurn):
+        engine.tls_started()
+
+
+def test_after_the_end_nothing_raises() -> None:
+    """A hook that finishes after a hang-up may still answer, and late bytes are dropped."""
+    engine = opened()
+    assert owed(engine, b"NOOP\r\n") == Noop()
+    engine.refuse(Reply(421, "Shutting down", "4.3.2"))
+    engine.refuse(Reply(421, "Again", "4.3.2"))
+    engine.answer(replies.OK)
+    engine.receive(b"NOOP\r\n")
+    engine.open(BANNER)
+    engine.tls_started()
+    assert engine.next_event() is Signal.CLOSED
+    assert engine.bytes_to_send() == b"421 4.3.2 Shutting down\r\n"
+    assert not engine.idle
+
+
+@pytest.mark.parametrize("banner", [Reply(421, "Too busy", "4.3.2"), Reply(554, "No mail here", "5.3.2")])
+def test_a_banner_may_refuse(banner: Reply) -> None:
+    """Load is shed before the banner: the refusal is the whole session."""
+    engine = Engine(OFFER)
+    engine.open(banner)
+    assert banner.wire == engine.bytes_to_send()
+    assert engine.next_event() is Signal.CLOSED
+
+
+def test_early_talk_is_allowed_where_pipelining_is_not_strict() -> None:
+    """A lenient server answers a peer that did not wait for the banner."""
+    engine = Engine(pipelined(OFFER))
+    engine.receive(b"NOOP\r\n")
+    assert engine.next_event() is Signal.PAUSED
+    assert engine.backlogged
+    engine.open(BANNER)
+    assert engine.next_event() == Noop()
+
+
+def test_a_backlog_is_bounded() -> None:
+    """A peer that never reads its replies, before a shell that never stops reading, is hung up on."""
+    engine = opened(limits=Limits(backlog_octets=10_000))
+    owed(engine, b"NOOP\r\n")
+    engine.receive(b"x" * 10_000)
+    assert engine.next_event() is Signal.PAUSED
+    engine.receive(b"x")
+    assert engine.next_event() is Signal.CLOSED
+    assert codes(engine.bytes_to_send()) == ["421 4.7.0"]
+
+
+def test_push_and_close() -> None:
+    """A pushed reply answers nothing; one that closes, closes."""
+    engine = opened()
+    owed(engine, b"NOOP\r\n")
+    engine.push(Reply(250, "one"))
+    assert engine.next_event() is Signal.PAUSED
+    engine.push(Reply(421, "enough"))
+    assert engine.next_event() is Signal.CLOSED
+    assert engine.bytes_to_send() == b"250 one\r\n421 enough\r\n"
+
+
+def test_several_replies_or_none() -> None:
+    """Several replies go out in order and the last one counts; none leaves the state alone."""
+    engine = opened()
+    owed(engine, b"EHLO x\r\n")
+    engine.answer([Reply(250, "one"), NO])
+    assert engine.state is State.CONNECTED
+    owed(engine, b"EHLO x\r\n")
+    engine.answer([])
+    assert engine.state is State.CONNECTED
+    assert engine.next_event() is Signal.NEED_DATA
+    assert codes(engine.bytes_to_send()) == ["250", "550 5.7.1"]
+
+
+# --- the end of a message
+
+
+@pytest.mark.parametrize(
+    ("lmtp", "several", "sent"),
+    [
+        (True, [replies.OK, NO], ["250 2.0.0", "550 5.7.1"]),
+        (True, [NO, LATER], ["550 5.7.1", "450 4.7.1"]),
+        (True, replies.OK, ["250 2.0.0", "250 2.0.0"]),
+        (False, [replies.OK, NO], ["250 2.0.0"]),
+        (False, [NO, LATER], ["451 4.3.0"]),
+        (False, replies.OK, ["250 2.0.0"]),
+    ],
+)  # fmt: skip
+def test_outcomes_per_recipient(lmtp: bool, several: Reply | list[Reply], sent: list[str]) -> None:
+    """LMTP says each recipient's outcome, SMTP folds them."""
+    engine = opened(lmtp=lmtp)
+    transact(engine, "c@d", "e@f")
+    engine.receive(b".\r\n")
+    assert engine.next_event() == EndOfMessage(0)
+    engine.answer(several)
+    assert sent == codes(engine.bytes_to_send())
+    assert engine.state is State.GREETED
+
+
+def test_each_recipient_has_one_outcome() -> None:
+    """More or fewer replies than recipients are our mistake."""
+    engine = opened(lmtp=True)
+    transact(engine, "c@d", "e@f")
+    engine.receive(b".\r\n")
+    engine.next_event()
+    for several in ([], [NO], [NO] * 3):
+        with pytest.raises(ValueError, match="2 recipients"):
+            engine.answer(several)
+
+
+def test_one_outcome_may_hang_up() -> None:
+    """A 421 for one recipient ends the session behind the last reply."""
+    engine = opened(lmtp=True)
+    transact(engine, "c@d", "e@f")
+    engine.receive(b".\r\n")
+    engine.next_event()
+    engine.answer([Reply(421, "Bye", "4.3.2"), replies.OK])
+    assert codes(engine.bytes_to_send()) == ["421 4.3.2", "250 2.0.0"]
+    assert engine.next_event() is Signal.CLOSED
+
+
+@pytest.mark.parametrize("lmtp", [False, True])
+def test_a_refused_message_needs_no_answer(lmtp: bool) -> None:
+    """What the engine refuses it answers itself, and the pieces given before are for the shell to discard."""
+    engine = opened(lmtp=lmtp)
+    transact(engine, "c@d", "e@f")
+    engine.receive(b"text\r\n")
+    engine.receive(b"more\n\r\n.\r\n")
+    event = engine.next_event()
+    assert event == EndOfMessage(13, replies.STRAY_LINE_ENDING, {"bare-lf": 1})
+    assert codes(engine.bytes_to_send()) == ["550 5.5.2"] * (2 if lmtp else 1)
+    assert engine.next_event() is Signal.NEED_DATA
+    assert engine.state is State.GREETED
+
+
+def test_a_chunk_is_given_as_it_comes() -> None:
+    """Content is not kept: each segment's octets come out at once, but for what may begin the end."""
+    engine = opened()
+    transact(engine, "c@d")
+    for segment, piece in [(b"one\r\ntwo", b"one\r\ntwo"), (b"\r\n.", None), (b".x", b"\r\n.x"), (b"", None)]:
+        engine.receive(segment)
+        assert (Chunk(piece) if piece else Signal.NEED_DATA) == engine.next_event()
+
+
+# --- TLS
+
+TLS_OFFER = replace(OFFER, starttls=True)
+
+
+def upgrading(offer: Offer = TLS_OFFER) -> Engine:
+    """Return an engine whose StartTls is owed an answer."""
+    engine = opened(offer)
+    engine.answer(engine.default_reply(owed(engine, b"EHLO x\r\n")))
+    assert owed(engine, b"STARTTLS\r\n") == StartTls()
+    engine.bytes_to_send()
+    return engine
+
+
+def test_bytes_that_come_while_upgrading_are_kept() -> None:
+    """Decrypted bytes may come before the shell knows that the handshake has ended; they are the first of the new session."""
+    engine = upgrading()
+    engine.answer(replies.START_TLS)
+    assert engine.state is State.UPGRADING
+    engine.receive(b"NOOP\r\n")
+    assert engine.next_event() is Signal.PAUSED
+    assert engine.backlogged
+    engine.tls_started()
+    assert engine.tls
+    assert engine.helo is None
+    assert not engine.esmtp
+    assert engine.next_event() == Noop()
+
+
+def test_plain_text_that_comes_before_the_220_hangs_up() -> None:
+    """What arrived between STARTTLS and its answer was never encrypted."""
+    engine = upgrading()
+    engine.receive(b"MAIL FROM:<x@y>\r\n")
+    engine.answer(replies.START_TLS)
+    assert codes(engine.bytes_to_send()) == ["554 5.5.0"]
+    assert engine.next_event() is Signal.CLOSED
+
+
+def test_plain_text_behind_starttls_is_dropped_where_pipelining_is_not_strict() -> None:
+    """Even a lenient server runs nothing inside TLS that was sent outside."""
+    engine = upgrading(pipelined(TLS_OFFER))
+    engine.receive(b"MAIL FROM:<x@y>\r\n")
+    engine.answer(replies.START_TLS)
+    engine.tls_started()
+    assert engine.next_event() is Signal.NEED_DATA
+
+
+def test_tls_from_the_start() -> None:
+    """On an implicit-TLS listener TLS is neither offered nor missed."""
+    engine = Engine(replace(TLS_OFFER, require_tls=True), tls=True)
+    assert "STARTTLS" not in engine.greeting_lines()
+    engine.open(BANNER)
+    assert isinstance(owed(engine, b"HELO x\r\n"), Helo)
+
+
+# --- raw verbs
+
+
+def test_a_raw_verb_needs_no_row() -> None:
+    """A shell may bring a verb of its own, at any time; its answer moves nothing."""
+    engine = opened(raw_verbs=frozenset({"NOW"}))
+    assert owed(engine, b"now UTC\r\n") == Command("NOW", "UTC")
+    engine.answer(Reply(250, "12:00"))
+    assert engine.state is State.CONNECTED
+    assert engine.default_reply(Command("NOW", None)) == replies.UNKNOWN
+    assert engine.default_reply(Command("MAIL", None)) == replies.UNKNOWN, "the shell has taken it over"
+    assert engine.interpret("NOW", None) == replies.UNKNOWN
+
+
+def test_a_raw_verb_can_be_interpreted() -> None:
+    """What the shell takes over it may hand back, and the answer then moves the state."""
+    engine = opened(raw_verbs=frozenset({"EHLO", "MAIL", "RCPT", "QUIT"}))
+    assert owed(engine, b"EHLO x\r\n") == Command("EHLO", "x")
+    assert engine.interpret("EHLO", "x") == Helo("EHLO", "x")
+    engine.answer(replies.OK)
+    assert engine.helo == "x"
+    assert owed(engine, b"MAIL FROM:<a@b>\r\n") == Command("MAIL", "FROM:<a@b>")
+    assert engine.interpret("MAIL", "FROM:a") == replies.Reply(501, "Syntax: MAIL FROM:<address>", "5.5.2")
+    assert engine.interpret("MAIL", "FROM:<a@b> SMTPUTF8") == Mail("a@b", {"SMTPUTF8": None}, {}, "FROM:<a@b> SMTPUTF8")
+    engine.answer(replies.OK)
+    assert engine.smtputf8
+    owed(engine, b"QUIT now\r\n")
+    refusal = engine.interpret("QUIT", "now")
+    assert isinstance(refusal, Reply)
+    engine.answer(refusal)
+    assert engine.state is State.SENDER, "a malformed QUIT does not quit, even by way of a raw verb"
+
+
+def test_a_raw_verb_answered_unread_moves_by_its_name() -> None:
+    """A shell that replaces MAIL and RCPT wholly still gets a transaction."""
+    engine = opened(raw_verbs=frozenset({"MAIL", "RCPT"}))
+    engine.answer(engine.default_reply(owed(engine, b"EHLO x\r\n")))
+    for line, state in ((b"MAIL whatever\r\n", State.SENDER), (b"RCPT whoever\r\n", State.RECIPIENTS)):
+        owed(engine, line)
+        engine.answer(replies.OK)
+        assert state is engine.state
+    assert engine.accepted_recipients == 1
+
+
+def test_raw_verbs_are_judged_too() -> None:
+    """TLS, pipelining and budgets hold for raw verbs."""
+    engine = opened(replace(TLS_OFFER, require_tls=True), raw_verbs=frozenset({"NOW", "RSET"}))
+    for line in (b"NOW\r\n", b"RSET\r\n"):
+        engine.receive(line)
+        assert Refused(line[:-2].decode(), replies.TLS_FIRST) == engine.next_event()
+    engine = opened(limits=Limits(junk=1), raw_verbs=frozenset({"RSET"}))
+    owed(engine, b"RSET\r\n")
+    engine.answer(replies.OK)
+    engine.receive(b"RSET\r\n")
+    assert engine.next_event() == Refused("RSET", replies.TOO_MUCH_JUNK)
+
+
+# --- budgets
+
+
+def test_answers_count_as_errors_only_when_permanent() -> None:
+    """A 4xx is our trouble, not the peer's; a 5xx counts, and an accepted message clears the slate."""
+    driver = Driver(policy=Policy(answers={"MAIL": LATER}))
+    driver.feed(b"EHLO x\r\n")
+    driver.feed(b"MAIL FROM:<a@b>\r\n" * 50)
+    assert driver.engine.errors == 0
+    driver.policy = Policy(answers={"RCPT": NO})
+    driver.feed(b"MAIL FROM:<a@b>\r\n" + b"RCPT TO:<c@d>\r\n" * 5)
+    assert driver.engine.errors == 5
+    driver.policy = Policy()
+    driver.feed(b"RCPT TO:<c@d>\r\nDATA\r\n")
+    driver.feed(b".\r\n")
+    assert driver.engine.errors == 0
+
+
+def test_lmtp_forgives_when_one_recipient_got_it() -> None:
+    """One delivered recipient is a delivered message."""
+    driver = Driver(lmtp=True, policy=Policy(answers={".": [replies.OK, LATER]}))
+    driver.feed(b"XYZZY\r\n")
+    driver.feed(b"LHLO x\r\n")
+    driver.feed(b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nRCPT TO:<e@f>\r\nDATA\r\n")
+    assert driver.engine.errors == 1
+    driver.feed(b".\r\n")
+    assert driver.engine.errors == 0
+
+
+def test_an_endless_command_takes_constant_memory() -> None:
+    """Octets without a line end are dropped long before the hang-up."""
+    engine = opened(limits=Limits(endless_octets=10_000_000))
+    for _ in range(100):
+        engine.receive(b"x" * 65_536)
+        assert engine.next_event() is Signal.NEED_DATA
+        assert len(engine._lines) < 5000
+    engine.receive(b"\r\nNOOP\r\n")
+    assert engine.next_event() == Refused("", replies.LINE_TOO_LONG)
+    assert engine.next_event() == Noop()
+
+
+def test_a_log_never_sees_a_long_verb() -> None:
+    """An unknown verb is cut."""
+    engine = opened()
+    engine.receive(b"x" * 400 + b"\r\n")
+    assert engine.next_event() == Refused("X" * 16, replies.UNKNOWN)
+
+
+def test_a_long_recipient_is_too_long_however_it_arrives() -> None:
+    """What is discarded has no verb, so an overlong RCPT names nobody."""
+    for size in (1, 5000):
+        driver = Driver()
+        driver.feed(b"EHLO x\r\n")
+        driver.feed(b"MAIL FROM:<a@b>\r\n")
+        sent = b"RCPT TO:<" + b"z" * 4200 + b">\r\nDATA\r\n"
+        for at in range(0, len(sent), size):
+            driver.feed(sent[at : at + size])
+        assert driver.sent.endswith(replies.LINE_TOO_LONG.wire + replies.SEND_RCPT.wire)
+
+
+@pytest.mark.parametrize(
+    ("data", "refused"),
+    [
+        pytest.param(b"\x16\x03", Refused("", replies.NOT_TLS), id="a handshake, unfinished"),
+        pytest.param(b"\x16\x03\r\n", Refused("", replies.NOT_TLS), id="a handshake with a line end"),
+        pytest.param(b"x" * 101, Refused("", replies.ENDLESS_LINE), id="endless"),
+        pytest.param(b"x" * 99 + b"\r\n", Refused("", replies.ENDLESS_LINE), id="endless, and then it ends"),
+        pytest.param(b"PUT /\r\n", Refused("PUT", replies.NOT_HTTP), id="HTTP"),
+    ],
+)
+def test_hang_ups(data: bytes, refused: Refused) -> None:
+    """The worst faults end the session at once, and say why."""
+    engine = opened(limits=Limits(command_octets=50, endless_octets=100))
+    engine.receive(data)
+    assert refused == engine.next_event()
+    assert engine.next_event() is Signal.CLOSED
+    assert refused.reply.wire == engine.bytes_to_send()
+
+
+def test_early_talk() -> None:
+    """A peer that did not wait for the banner never gets one."""
+    engine = Engine(OFFER)
+    engine.receive(b"NOOP\r\n")
+    engine.open(BANNER)
+    assert replies.EARLY_TALK.wire == engine.bytes_to_send()
+    assert engine.next_event() is Signal.CLOSED
+
+
+def test_a_message_far_over_the_limit() -> None:
+    """Nobody reads on for ever."""
+    engine = opened(replace(OFFER, size_octets=1000))
+    transact(engine, "c@d")
+    engine.receive(b"x" * 1_100_000)
+    assert engine.next_event() == Refused("", replies.ENDLESS_MESSAGE)
+    assert engine.next_event() is Signal.CLOSED
+
+
+def test_surplus_recipients() -> None:
+    """Recipients past the limit get 452; only very many of them are errors, since a sender may have pipelined them."""
+    driver = Driver(limits=Limits(recipients=1, recipients_overshoot=2))
+    driver.feed(b"EHLO x\r\n")
+    driver.feed(b"MAIL FROM:<a@b>\r\n" + b"RCPT TO:<c@d>\r\n" * 3)
+    assert (driver.engine.accepted_recipients, driver.engine.errors) == (1, 0)
+    driver.feed(b"RCPT TO:<c@d>\r\n" * 2)
+    assert (driver.engine.accepted_recipients, driver.engine.errors) == (1, 2)
+
+
+def test_extensions_lengthen_commands() -> None:
+    """A MAIL of more than 512 octets is taken for its parameters' sake (RFC 5321 s4.5.3.1.4)."""
+    engine = opened()
+    engine.answer(engine.default_reply(owed(engine, b"EHLO x\r\n")))
+    assert isinstance(owed(engine, b"MAIL FROM:<a@b> AUTH=" + b"x" * 500 + b"\r\n"), Mail)
+
+
+# --- any bytes
+
+FRAGMENTS = b"""EHLO x|HELO x|LHLO x|MAIL FROM:<a@b>|MAIL FROM:<>|MAIL FROM:<\xc3\xbc@b> SMTPUTF8|RCPT TO:<c@d>|RCPT TO:<no@d>|RCPT TO:<c@d|
+DATA|RSET|NOOP|QUIT|VRFY x|EXPN x|HELP|STARTTLS|GET / HTTP/1.1|.|text|..""".replace(b"\n", b"").split(b"|")
+ODDMENTS = [
+    b"RCPT TO:<" + b"z" * 4200,
+    b"\r\n.\r\n",
+    b"\r",
+    b"\n",
+    b".",
+    b"\0",
+    b"\xff",
+    b"\xc3",
+    b"\x16\x03\x01",
+    b"<",
+    b" ",
+    b"x" * 300,
+    b"y" * 1500,
+]
+SAID = st.sampled_from([fragment + b"\r\n" for fragment in FRAGMENTS] + ODDMENTS)
+TALK = st.lists(st.one_of(SAID, st.binary(max_size=20)), max_size=30).map(b"".join)
+LIMITS = Limits(endless_octets=5000, text_line_octets=2000, errors=8, junk=12, unknown=4, recipients=3, recipients_overshoot=1)
+SMALL = replace(OFFER, size_octets=4000)
+
+
+def outcome(data: bytes, cuts: list[int], *, lmtp: bool, withheld: bool, greeted: bool) -> tuple[object, ...]:
+    """Return all that comes of *data* cut at *cuts*: events, octets sent, mail taken, state."""
+    driver = Driver(pipelined(SMALL), lmtp=lmtp, limits=LIMITS, policy=Policy(refuses=frozenset({"no@d"})))
+    if greeted:
+        driver.feed(b"LHLO x\r\n" if lmtp else b"EHLO x\r\n")
+        driver.feed(b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n")
+    edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
+    segments = [data[start:end] for start, end in pairwise(edges)]
+    if withheld:
+        driver.feed_withheld(segments)
+    else:
+        for segment in segments:
+            driver.feed(segment)
+    return normal(driver.events), driver.sent, driver.accepted, driver.engine.state
+
+
+@settings(max_examples=400, deadline=None)
+@given(TALK, st.lists(st.integers(0, 10_000), max_size=12), st.booleans(), st.booleans(), st.booleans())
+def test_any_bytes_at_any_split_mean_the_same(data: bytes, cuts: list[int], lmtp: bool, withheld: bool, greeted: bool) -> None:
+    """Any bytes, cut anywhere, answered at once or at the end, give the same events and octets as in one piece, and never an exception."""
+    expected = outcome(data, [], lmtp=lmtp, withheld=False, greeted=greeted)
+    assert expected == outcome(data, cuts, lmtp=lmtp, withheld=withheld, greeted=greeted)
+    assert expected == outcome(data, list(range(len(data))), lmtp=lmtp, withheld=withheld, greeted=greeted)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(TALK, max_size=6), st.booleans(), st.sampled_from([replies.OK, LATER, NO, Reply(354, "Go on"), Reply(421, "Bye")]))
+def test_no_bytes_raise_under_the_shipped_terms(segments: list[bytes], lmtp: bool, answer: Reply) -> None:
+    """With strict pipelining, STARTTLS offered, and every verb answered in the strangest way, nothing raises and memory stays bounded."""
+    driver = Driver(
+        TLS_OFFER, lmtp=lmtp, policy=Policy(answers=dict.fromkeys(("EHLO", "MAIL", "RCPT", ".", "RSET", "STARTTLS", "DATA"), answer))
+    )
+    for segment in segments:
+        driver.feed(segment)
+        assert len(driver.engine._lines) < 5000
+        assert driver.engine.next_event() in (Signal.NEED_DATA, Signal.CLOSED)
+
+
+def test_an_engine_is_small() -> None:
+    """Ten thousand idle sessions are ten thousand of these."""
+    gc.collect()
+    import sys
+
+    engine = opened()
+    assert sys.getsizeof(engine) + sys.getsizeof(engine._lines) < 400
+    assert not hasattr(engine, "__dict__")
+
+
+def test_data_is_refused_by_a_hook() -> None:
+    """A hook that refuses DATA leaves the transaction as it was (RFC 5321 s3.3)."""
+    engine = opened()
+    for line in (b"EHLO x", b"MAIL FROM:<a@b>", b"RCPT TO:<c@d>"):
+        engine.answer(engine.default_reply(owed(engine, line + b"\r\n")))
+    assert owed(engine, b"DATA\r\n") == DataStart()
+    engine.answer(LATER)
+    assert engine.state is State.RECIPIENTS
+    assert not engine.in_content

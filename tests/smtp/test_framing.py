@@ -1,0 +1,96 @@
+"""Lines cut at CRLF alone, in bounded memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from postbus.smtp.framing import DISCARD_AFTER_OCTETS, Lines
+from tests.smtp.driver import ARRIVALS
+
+ENDLESS = 65_536
+
+
+def taken(lines: Lines, segments: list[bytes]) -> list[tuple[bytes, int]]:
+    """Return each line found and its length, feeding *segments*."""
+    found = []
+    for segment in segments:
+        lines.add(segment)
+        while (line := lines.take()) is not None:
+            found.append((line, lines.finish(line)))
+    return found
+
+
+@pytest.mark.parametrize("arrival", ARRIVALS)
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        pytest.param(b"", [], id="nothing"),
+        pytest.param(b"NOOP", [], id="no end"),
+        pytest.param(b"NOOP\r\n", [(b"NOOP", 6)], id="one"),
+        pytest.param(b"A\r\nB\r\nC", [(b"A", 3), (b"B", 3)], id="several and a rest"),
+        pytest.param(b"\r\n\r\n", [(b"", 2), (b"", 2)], id="empty"),
+        pytest.param(b"A\nB\rC\r\r\nD\n\r\r\n", [(b"A\nB\rC\r", 8), (b"D\n\r", 5)], id="bare CR and LF end nothing"),
+    ],
+)
+def test_lines(data: bytes, expected: list[tuple[bytes, int]], arrival: str) -> None:
+    """Lines end at CRLF and nowhere else, however they arrive."""
+    for segments in ARRIVALS[arrival](data):
+        assert expected == taken(Lines(ENDLESS), segments)
+
+
+@pytest.mark.parametrize("tail", [b"\r\n", b"\r\r\n"])
+def test_a_long_line_is_counted_not_kept(tail: bytes) -> None:
+    """An unfinished line takes constant memory, its length stays known, and the next line is whole."""
+    lines = Lines(ENDLESS)
+    segments = [b"x" * 5000, b"y" * 5000 + b"\r", b"z" * 5000 + tail[:-1]]
+    for segment in segments:
+        assert [] == taken(lines, [segment])
+        assert len(lines) <= DISCARD_AFTER_OCTETS
+    lines.add(tail[-1:])
+    line = lines.take()
+    assert line is not None
+    assert 15001 + len(tail) == lines.finish(line)
+    assert [(b"NOOP", 6)] == taken(lines, [b"NOOP\r\n"])
+
+
+def test_endless() -> None:
+    """A line is endless from one octet past the bound on."""
+    lines = Lines(10_000)
+    assert [] == taken(lines, [b"x" * 5000, b"x" * 5000])
+    assert not lines.endless
+    assert [] == taken(lines, [b"x"])
+    assert lines.endless
+
+
+def test_starts_with_looks_at_lines_beginnings() -> None:
+    """The middle of a long line is not taken for the beginning of one."""
+    lines = Lines(ENDLESS)
+    taken(lines, [b"NOOP\r\n\x16\x03"])
+    assert lines.starts_with(b"\x16\x03")
+    taken(lines, [b"x" * 5000])
+    taken(lines, [b"\x16\x03"])
+    assert not lines.starts_with(b"\x16\x03")
+
+
+def test_rest_and_clear() -> None:
+    """What stands behind a line can be taken as it is, or forgotten."""
+    lines = Lines(ENDLESS)
+    lines.add(b"DATA\r\ntext")
+    assert lines.take() == b"DATA"
+    assert len(lines) == 4
+    assert lines.rest() == b"text"
+    assert lines.rest() == b""
+    lines.add(b"more")
+    assert lines.rest() == b"more"
+    taken(lines, [b"x" * 5000])
+    lines.clear()
+    assert [(b"A", 3)] == taken(lines, [b"A\r\n"])
+
+
+def test_a_burst_is_not_copied_per_line() -> None:
+    """Taking a line moves a position; the buffer is the segment itself until it is used up."""
+    data = b"NOOP\r\n" * 1000
+    lines = Lines(ENDLESS)
+    lines.add(data)
+    lines.take()
+    assert lines._buffer is data
