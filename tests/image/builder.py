@@ -1,7 +1,7 @@
 """Builds the Dockerfile without a container engine, and runs what comes out as a container would.
 
-buildah builds in a chroot with the plain ``vfs`` storage, so no daemon and no overlay file system is needed, only root. The base
-image is a small Debian with Python 3.11 made by mmdebstrap, kept between runs, and given the name the Dockerfile's FROM asks for.
+buildah builds in a chroot, so no daemon is needed, only root; where no overlay can be mounted, its plain ``vfs`` storage copies every
+layer. The base image is a small Debian with Python 3.11 made by mmdebstrap, kept between runs, and given the name that FROM asks for.
 """
 
 from __future__ import annotations
@@ -67,6 +67,17 @@ def pip_settings() -> dict[str, str]:
     return ({"cert": bundle} if bundle else {}) | settings
 
 
+def in_store(folder: Path, driver: str) -> list[str]:
+    """Return the start of a buildah command that keeps everything in *folder*."""
+    return [need("buildah", REMEDY), f"--root={folder}/root", f"--runroot={folder}/run", f"--storage-driver={driver}"]
+
+
+def can_overlay(folder: Path) -> bool:
+    """Return whether overlays can be mounted in *folder*; they cannot where it lies on an overlay itself, as in a container."""
+    trial = [*in_store(folder, "overlay"), "info"]
+    return subprocess.run(trial, capture_output=True, timeout=COMMAND_TIMEOUT_S, check=False).returncode == 0
+
+
 class Store:
     """Images and containers in a folder of their own, which ``close`` removes."""
 
@@ -74,16 +85,10 @@ class Store:
         if os.geteuid() != 0:
             missing("root", REMEDY)
         self._folder = folder
-        self._buildah: list[str | Path] = [
-            need("buildah", REMEDY),
-            "--root",
-            folder / "root",
-            "--runroot",
-            folder / "run",
-            "--storage-driver",
-            "vfs",
-        ]
         self._environment = os.environ | {"TMPDIR": str(folder), "BUILDAH_ISOLATION": "chroot"}
+        self._buildah = in_store(folder, "overlay")
+        if not can_overlay(folder / "trial"):
+            self._buildah = in_store(folder, "vfs")
 
     def buildah(self, *arguments: str | Path) -> str:
         """Run buildah in this store."""
