@@ -194,24 +194,22 @@ class Connection(Timed, asyncio.Protocol):
         refusal = self.roster.admit(self)
         if refusal is not None:
             self.finished = True
-            if not self.roster.terms.implicit_tls:
-                self.transport.write(refusal.wire)
+            self.transport.write(refusal.wire)
             self.transport.close()
             return
         self.opened_at = self.waiting_at = self.roster.sweep.now
-        if self.roster.terms.implicit_tls:
-            self.upgrade()
-        else:
-            try:
-                self._act(self.begin())
-            except Exception as error:  # noqa: BLE001 - a mistake of ours, or of a subclass
-                self.failed(error)
+        try:
+            self._act(self.secured(transport) if self.roster.terms.implicit_tls else self.begin())
+        except Exception as error:  # noqa: BLE001 - a mistake of ours, or of a subclass
+            self.failed(error)
 
     def data_received(self, data: bytes) -> None:
         """Feed the engine, and act on what it understands."""
         self._turn_octets += len(data)
         if self._turn_octets >= TURN_OCTETS:
             self._end_turn()
+        if self.finished:
+            return
         try:
             self.engine.receive(data)
             if self.busy:

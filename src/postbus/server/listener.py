@@ -19,10 +19,11 @@ from postbus.server.roster import Roster, Terms
 from postbus.server.settings import ListenerSettings, TimeoutSettings, TlsSettings, address_of
 from postbus.server.smtp import SMTP
 from postbus.server.timers import Timeouts
-from postbus.server.tls import TlsUnusable, server_context
+from postbus.server.tls import SHUTDOWN_TIMEOUT_S, TlsUnusable, server_context
 from postbus.smtp.replies import Reply
 from postbus.smtp.terms import Limits
 
+ACCEPT_PAUSE_S = 0.5  # out of files: somebody has to hang up first
 FILES_RESERVED = 128  # of the process's limit on open files: sinks, spool, spilled bodies, the sidecar
 
 Factory = Callable[[], SMTP]
@@ -85,6 +86,8 @@ class Listener:
         self._clock = clock
         self._server: asyncio.Server | None = None
         self._path: Path | None = None
+        self._accepting: asyncio.Task[None] | None = None
+        self._handshakes: set[asyncio.Task[None]] = set()
         self._stop_watching: Callable[[], None] | None = None
 
     @property
@@ -143,6 +146,10 @@ class Listener:
         """Close the listening sockets, and nothing else."""
         if self._server is not None:
             self._server.close()
+        if self._accepting is not None:
+            self._accepting.cancel()
+        for task in self._handshakes:
+            task.cancel()
         if self._path is not None:
             with suppress(OSError):  # whoever removed the path before us has done our work
                 self._path.unlink()
@@ -153,6 +160,8 @@ class Listener:
         if self._stop_watching is not None:
             self._stop_watching()
             self._stop_watching = None
+        accepting, self._accepting = self._accepting, None
+        await asyncio.gather(*([accepting] if accepting is not None else []), *self._handshakes, return_exceptions=True)
         server, self._server = self._server, None
         if server is not None:
             await server.wait_closed()
@@ -236,6 +245,14 @@ class Listener:
         return server
 
     async def _bind_port(self, loop: asyncio.AbstractEventLoop, host: str, port: int) -> None:
+        if self.settings.tls.mode == "implicit":
+            family = socket.AF_INET6 if ":" in host or not host else socket.AF_INET
+            bound = socket.create_server(
+                (host, port), family=family, backlog=self.settings.backlog, dualstack_ipv6=not host and socket.has_dualstack_ipv6()
+            )
+            self._accept_from(loop, bound)
+            self.addresses = [_shown(bound.getsockname())]
+            return
         self._server = await loop.create_server(
             self._make, host or None, port, backlog=self.settings.backlog, reuse_address=True, start_serving=True
         )
@@ -243,13 +260,55 @@ class Listener:
 
     async def _bind_path(self, loop: asyncio.AbstractEventLoop, path: Path) -> None:
         bound = bind_path(path, self.settings.socket_mode)
-        try:
-            self._server = await loop.create_unix_server(self._make, sock=bound, backlog=self.settings.backlog)
-        except OSError:
-            bound.close()
-            raise
         self._path = path
         self.addresses = [str(path)]
+        if self.settings.tls.mode == "implicit":
+            bound.listen(self.settings.backlog)
+            self._accept_from(loop, bound)
+        else:
+            self._server = await loop.create_unix_server(self._make, sock=bound, backlog=self.settings.backlog)
+
+    # --- implicit TLS: we accept by ourselves, so that handshakes are counted, limited and cut like sessions
+
+    def _accept_from(self, loop: asyncio.AbstractEventLoop, bound: socket.socket) -> None:
+        bound.setblocking(False)
+        self._accepting = loop.create_task(self._accept(loop, bound))
+
+    async def _accept(self, loop: asyncio.AbstractEventLoop, bound: socket.socket) -> None:
+        """Accept until cancelled; running out of files only makes a pause."""
+        with bound:
+            while True:
+                try:
+                    peer, _ = await loop.sock_accept(bound)
+                except OSError as error:
+                    telemetry.accept_failed(listener=self.name, error=str(error))
+                    await asyncio.sleep(ACCEPT_PAUSE_S)
+                    continue
+                assert self.roster is not None
+                if self.roster.turn_away(len(self._handshakes)) is not None:
+                    peer.close()  # a 421 would have to be said inside TLS
+                    continue
+                task = loop.create_task(self._shake_hands(loop, peer))
+                self._handshakes.add(task)
+                task.add_done_callback(self._handshakes.discard)
+
+    async def _shake_hands(self, loop: asyncio.AbstractEventLoop, peer: socket.socket) -> None:
+        """Begin TLS with *peer*; the protocol gets to know it when that is done."""
+        assert self.roster is not None
+        who: Any = ""
+        try:
+            who = peer.getpeername()
+            await loop.connect_accepted_socket(
+                self._make,
+                peer,
+                ssl=self._tls_context,
+                ssl_handshake_timeout=self.roster.terms.timeouts.handshake_s,
+                ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_S,
+            )
+        except (OSError, TimeoutError) as error:
+            peer.close()
+            why = getattr(error, "reason", None) or type(error).__name__
+            telemetry.tls_failed(listener=self.name, peer=str(who[0] if isinstance(who, tuple) else who), error=str(why))
 
 
 def bind_path(path: Path, mode: int) -> socket.socket:

@@ -91,22 +91,28 @@ class Roster:
 
     def admit(self, connection: Connection) -> Reply | None:
         """Enter *connection*, or return the reply that refuses it."""
-        terms = self.terms
-        refusal, reason = None, ""
-        if self.draining:
-            refusal, reason = SHUTTING_DOWN, "draining"
-        elif 0 < terms.connections_max <= len(self.connections):
-            refusal, reason = TOO_MANY_CONNECTIONS, "crowded"
-        elif terms.gate is not None:
-            refusal, reason = terms.gate(), "gate"
+        refusal = self.turn_away(0)
         if refusal is not None:
-            telemetry.connection_refused(listener=terms.name, reason=reason, code=refusal.code)
             return refusal
         if not self.connections:
             self.sweep.run()
         self.connections.add(connection)
         self.sessions_total += 1
         return None
+
+    def turn_away(self, handshakes: int) -> Reply | None:
+        """Return the reply that refuses another connection now, beside those here and *handshakes* that may become some."""
+        terms = self.terms
+        refusal, reason = None, ""
+        if self.draining:
+            refusal, reason = SHUTTING_DOWN, "draining"
+        elif 0 < terms.connections_max <= len(self.connections) + handshakes:
+            refusal, reason = TOO_MANY_CONNECTIONS, "crowded"
+        elif terms.gate is not None:
+            refusal, reason = terms.gate(), "gate"
+        if refusal is not None:
+            telemetry.connection_refused(listener=terms.name, reason=reason, code=refusal.code)
+        return refusal
 
     def leave(self, connection: Connection) -> None:
         """*connection* has ended."""

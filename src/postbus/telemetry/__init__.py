@@ -357,6 +357,12 @@ def connection_refused(*, listener: str, reason: str, code: int) -> None:
     _log("info", "session.refused", listener=listener, reason=reason, code=code)
 
 
+def accept_failed(*, listener: str, error: str) -> None:
+    """A connection could not be accepted: most likely no file is left."""
+    _count("postbus_sessions_refused_total", listener, "accept")
+    _log("error", "accept.failed", listener=listener, error=error)
+
+
 def session_closed(
     *,
     listener: str,

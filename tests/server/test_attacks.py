@@ -1,0 +1,113 @@
+"""The attack table over live sockets, in plain text and over TLS."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from postbus.server import Envelope, Listener, ListenerSettings
+from postbus.server.settings import TlsSettings
+from postbus.smtp import Limits
+from tests.server.conftest import Run
+from tests.server.wire import Wire, codes, listening, roster_of, server_context, until
+from tests.vectors.attacks import Row, rows
+
+ABOUT_TLS = (b"STARTTLS", b"\x16\x03")
+
+
+class Keeper:
+    """Keeps what it accepts; refuses the recipients it is told to."""
+
+    def __init__(self, refuses: tuple[str, ...]) -> None:
+        self.refuses = refuses
+        self.contents: list[bytes] = []
+
+    def handle_RCPT(self, server: Any, session: Any, envelope: Envelope, address: str, options: list[str]) -> str:
+        """Refuse, or append."""
+        if address in self.refuses:
+            return "550 5.1.1 No such user"
+        envelope.rcpt_tos.append(address)
+        return "250 2.1.5 OK"
+
+    def handle_DATA(self, server: Any, session: Any, envelope: Envelope) -> str:
+        """Keep."""
+        assert envelope.original_content is not None
+        self.contents.append(envelope.original_content)
+        return "250 2.0.0 OK"
+
+
+class Hesitant(Keeper):
+    """Greets only when the client has already talked."""
+
+    async def handle_CONNECT(self, server: Any, session: Any, envelope: Envelope) -> None:
+        """Wait for octets."""
+        await until(lambda: server.octets)
+
+
+@asynccontextmanager
+async def served(row: Row, *, implicit: bool) -> AsyncIterator[tuple[Listener, Keeper]]:
+    """Run a listener as *row* asks."""
+    offer = dict(row.server)
+    limits = Limits(**offer.pop("limits", {}))
+    handler = (Hesitant if row.early else Keeper)(tuple(offer.pop("refuses", ())))
+    tls = TlsSettings.model_construct(mode="implicit" if implicit else "none")
+    settings = ListenerSettings.model_construct(address="127.0.0.1:0", hostname="mx.example", tls=tls)
+    async with listening(handler, settings, tls_context=server_context()) as listener:
+        roster = roster_of(listener)
+        offer = {"starttls": False, **offer}
+        roster.terms = replace(roster.terms, offer=offer, limits=limits)
+        if row.protocol == "lmtp":
+            from postbus.server import LMTP
+
+            listener._smtp_class = LMTP
+        yield listener, handler
+
+
+async def play(row: Row, *, implicit: bool) -> None:
+    """Play *row* and check every answer, the end and what was accepted."""
+    async with served(row, implicit=implicit) as (listener, handler), Wire.to(listener, tls=implicit, banner=not row.early) as wire:
+        for step in (*row.prologue, *row.steps):
+            if step.kind == "tls":
+                await wire.shake_hands()
+            elif step.kind == "eof":
+                wire.writer.transport.abort()
+                await until(lambda: listener.sessions == 0)
+            else:
+                wire.send(step.octets)
+                got = [codes(await wire.reply()) for _ in step.expect]
+                assert [[code] for code in step.expect] == got
+        if row.closes:
+            assert await wire.rest() == ""
+            wire.writer.close()
+            await until(lambda: listener.sessions == 0)
+        elif all(step.kind != "eof" for step in row.steps):
+            await asyncio.sleep(0)
+            assert listener.sessions == 1
+        assert list(row.accepted) == handler.contents
+
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: row.id)
+def test_attack_over_a_live_socket(row: Row, run: Run) -> None:
+    """Every row gets its listed answer, and keeps or loses its connection as listed."""
+    run(play(row, implicit=False))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        row
+        for row in rows()
+        if all(step.kind == "send" and not any(octets in step.octets.upper() for octets in ABOUT_TLS) for step in (*row.prologue, *row.steps))
+        and not row.early
+        and not row.server.get("require_tls")
+    ],
+    ids=lambda row: row.id,
+)
+def test_attack_over_tls(row: Row, run: Run) -> None:
+    """Rows that are not about TLS mean the same inside it."""
+    run(play(row, implicit=True))
