@@ -522,6 +522,16 @@ async def test_a_mail_that_cannot_be_written_down(spool: Spool) -> None:
     await commit(spool, "b")
 
 
+async def test_a_body_that_was_taken_before(spool: Spool) -> None:
+    """A body whose file was taken is not mistaken for an empty one."""
+    record = mail("a", LARGE)
+    body = spilled(spool.spill_folder, LARGE)
+    await spool.commit(record, slots_of(record), body)
+    with pytest.raises(ValueError, match="taken before"):
+        await spool.commit(record, slots_of(record), body)
+    assert 1 == spool.numbers.messages
+
+
 async def test_group_is_durable_whatever_statvfs_says(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The free space that cannot be read does not undo a commit."""
 

@@ -243,7 +243,7 @@ class Spool:
             body: the octets.
 
         Raises:
-            SpoolFull: 452. SpoolFailed: 451. The body is still the caller's then.
+            SpoolFull: 452. SpoolFailed: 451. What is left of the body then is the caller's to discard.
         """
         return await self._accept(mail, tuple(slots), body, ())
 
@@ -285,6 +285,8 @@ class Spool:
         self._next_file += 1
         name = f"{self._next_file:016x}"
         source = body.path
+        if source is None and body.octets is None:
+            raise ValueError("the body's file was taken before")
         job = partial(self.folder.write, body.octets or b"", name) if source is None else partial(self.folder.keep, source, name)
         future = self._loop.run_in_executor(self._pool, job)
         try:
@@ -318,7 +320,8 @@ class Spool:
     def done(self, delivery: Delivery) -> None:
         """The sink has the event, or nobody wants it any more. The message goes with its last open slot."""
         held = delivery.held
-        self._mark(Mark(held.seq, delivery.number, len(held.slots), State.DONE), delivery)
+        whole = len(held.slots) == 1  # then the message goes at once, and nobody will read the mark
+        self._mark(Mark(held.seq, 0, 1, State.DONE) if whole else self._mark_of(delivery, State.DONE, 0, "", 0), delivery)
 
     def retry(self, delivery: Delivery, due_ms: int, why: str) -> None:
         """The event steps aside until *due_ms*; ``delivery.attempt`` is kept with it."""
@@ -486,10 +489,10 @@ class Spool:
         self._marks.extendleft(reversed(group.marks))
         self._removals = group.removals + self._removals
         self._recount |= group.recount
-        telemetry.spool_failed(kind="full" if isinstance(fault, SpoolFull) else "failed", why=str(fault))
         for commit in reversed(group.commits):
             self._queue.appendleft(commit)
         if isinstance(fault, SpoolFull):
+            telemetry.spool_failed(kind="full", why=str(fault))
             self._disk_full = True
             self._refuse_waiting(fault)
             self._loop.run_in_executor(self._pool, self.folder.drop_ballast).add_done_callback(lambda _: self._hand_over())
@@ -513,6 +516,7 @@ class Spool:
             _, flush = self._flushes.popleft()
             if not flush.done():
                 flush.set_exception(SpoolFailed(why))
+        telemetry.spool_failed(kind="failed", why=why)
         if self._state == "open":
             self._state = "failed"
             self._reopen_failures = 0
