@@ -10,11 +10,6 @@ from postbus.event.parsed import Address, Defect, Facts
 _MEDIA_TYPE = re.compile(r"[!#$&-.0-9A-Z^_a-z{}~+]{1,127}/[!#$&-.0-9A-Z^_a-z{}~+]{1,127}")
 
 
-def loose(octets: bytes) -> str:
-    """Return *octets* as UTF-8 text, others replaced: good enough to find structure in."""
-    return octets.decode("utf-8", "replace")
-
-
 def media_type(text: str) -> str:
     """Return a media type in lower case; what is none counts as ``text/plain`` (RFC 2045 s5.2)."""
     return text.lower() if _MEDIA_TYPE.fullmatch(text) else "text/plain"
@@ -23,15 +18,26 @@ def media_type(text: str) -> str:
 _ONCE = frozenset(("date", "from", "sender", "reply-to", "to", "cc", "message-id", "in-reply-to", "references", "subject", "content-type"))
 
 
-def read(fields: headers.Fields, defects: list[Defect]) -> tuple[Facts, list[str]]:
-    """Return what the headers say of the message and the names of facts that are not whole. *defects* is added to."""
+def positions(fields: headers.Fields, defects: list[Defect]) -> dict[str, int]:
+    """Return where each field stands first, by lower-case name. *defects* is added to where one stands twice that may not."""
     first: dict[str, int] = {}
-    for position, header in enumerate(fields.headers):
-        name = header.name.lower()
-        if name not in first:
-            first[name] = position
-        elif name in _ONCE:
-            defects.append(Defect("header.duplicate", None, name))
+    for position, (name, *_) in enumerate(fields.headers):
+        key = name.lower()
+        if key not in first:
+            first[key] = position
+        elif key in _ONCE:
+            defects.append(Defect("header.duplicate", None, key))
+    return first
+
+
+def read(fields: headers.Fields, first: dict[str, int], defects: list[Defect]) -> tuple[Facts, list[str]]:
+    """Return what the headers say of the message and the names of facts that are not whole.
+
+    Args:
+        fields: the message's own.
+        first: their ``positions``.
+        defects: added to.
+    """
     reader = _FactReader(fields, first, defects)
     date_raw = reader.text("date")
     date = headers.date_utc(date_raw) if date_raw else None
@@ -86,7 +92,7 @@ class _FactReader:
     def loose(self, name: str) -> str:
         """Return the value before encoded words are decoded, ``""`` when there is no such field."""
         position = self.first.get(name)
-        return "" if position is None else loose(self.fields.octets[position])
+        return "" if position is None else self.fields.loose[position]
 
     def addresses(self, name: str) -> tuple[Address, ...]:
         """Return the mailboxes of an address field."""

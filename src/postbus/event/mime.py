@@ -132,7 +132,7 @@ def parse(octets: bytes, *, inline_max_octets: int = INLINE_MAX_OCTETS) -> Parse
     if len(fields.headers) > headers.FIELDS_MAX:
         return unreadable(Defect("header.block_too_large", None, "over 1,000 fields"))
     try:
-        return _assembled(fields, _Parts(fields, inline_max_octets), parse_email_tree(octets, mode="lazy"))
+        return _assembled(fields, _Parts(inline_max_octets), parse_email_tree(octets, mode="lazy"))
     except DecodeError:
         return _parse_leniently(octets, fields, inline_max_octets)
     except ParseError:
@@ -154,7 +154,7 @@ def _parse_leniently(octets: bytes, fields: headers.Fields, inline_max_octets: i
         return unreadable(Defect("part.undecodable", None, "transfer encoding"))
     try:
         root = parse_email_tree(_ENCODING_NAME.sub(_disguise, octets), mode="lazy")
-        return _assembled(fields, _LenientParts(fields, inline_max_octets), root)
+        return _assembled(fields, _LenientParts(inline_max_octets), root)
     except ParseError:
         return unreadable(Defect("mime.malformed", None, "no structure found"))
 
@@ -171,6 +171,9 @@ def _disguise(match: re.Match[bytes]) -> bytes:
     return name[:_CHANGED_LETTER] + _DISGUISE[name[_CHANGED_LETTER : _CHANGED_LETTER + 1]] + name[_CHANGED_LETTER + 1 :]
 
 
+_STRUCTURAL = ("content-type", "content-disposition", "content-transfer-encoding")
+
+
 class _BoundExceededError(Exception):
     """The structure exceeds a bound; carries the defect."""
 
@@ -182,9 +185,10 @@ class _BoundExceededError(Exception):
 def _assembled(fields: headers.Fields, parts: _Parts, root: PyLazyMimePart) -> Parsed:
     """Return the parse of a message whose structure is known."""
     defects = list(fields.defects)
-    found, cut = facts.read(fields, defects)
+    first = facts.positions(fields, defects)
+    found, cut = facts.read(fields, first, defects)
     try:
-        parts.gather(root)
+        parts.gather(root, {name: fields.loose[first[name]] for name in _STRUCTURAL if name in first})
     except _BoundExceededError as exc:
         return unreadable(exc.defect)
     truncated = ["headers"] if fields.truncated else []
@@ -209,10 +213,8 @@ class _Parts:
     bodies; every other leaf is an attachment, further texts included, so that nothing is lost or mixed.
     """
 
-    def __init__(self, fields: headers.Fields, inline_max_octets: int) -> None:
-        self._own = {
-            header.name.lower(): facts.loose(octets) for header, octets in zip(fields.headers[::-1], fields.octets[::-1], strict=True)
-        }
+    def __init__(self, inline_max_octets: int) -> None:
+        self._own: Mapping[str, str] = {}
         self._inline_left = inline_max_octets
         self.text: Text | None = None
         self.html: Text | None = None
@@ -220,11 +222,15 @@ class _Parts:
         self.defects: list[Defect] = []
         self.seen = 0
 
-    def gather(self, root: PyLazyMimePart) -> None:
-        """Go through the tree without recursion. Raises _BoundExceededError past a bound, DecodeError for octets that do not decode."""
+    def gather(self, root: PyLazyMimePart, own: Mapping[str, str]) -> None:
+        """Go through the tree without recursion. *own* are the message's structural fields, by lower-case name.
+
+        Raises _BoundExceededError past a bound, DecodeError for octets that do not decode.
+        """
         if not _is_container(root):
             self.seen = 1
-            self._leaf(root, "1", self._own)
+            self._own = own
+            self._leaf(root, "1", own)
             return
         if not root.children:
             raise _BoundExceededError("boundary.missing", "no part found")
