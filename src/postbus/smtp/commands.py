@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from postbus.smtp import grammar, replies
-from postbus.smtp.events import NO_PARAMETERS, DataStart, Expn, Helo, Help, Mail, Noop, Owed, Quit, Rcpt, Rset, StartTls, Vrfy
+from postbus.smtp.events import NO_DEFECTS, NO_PARAMETERS, DataStart, Expn, Helo, Help, Mail, Noop, Owed, Quit, Rcpt, Rset, StartTls, Vrfy
 from postbus.smtp.replies import Reply
 from postbus.smtp.terms import Offer
 
@@ -147,6 +147,8 @@ def _split_path(arg: str | None, keyword: str, session: Standing, bad: Reply) ->
 
 
 def _mail(arg: str | None, session: Standing) -> Owed | Reply:
+    if arg is not None and len(arg) < grammar.DOMAIN_MAX_OCTETS and (plain := grammar.PLAIN_SENDER.fullmatch(arg)) is not None:
+        return Mail(plain[1], NO_PARAMETERS, NO_DEFECTS, arg)
     path = _split_path(arg, "FROM:", session, replies.BAD_SENDER)
     if isinstance(path, Reply):
         return path
@@ -154,17 +156,23 @@ def _mail(arg: str | None, session: Standing) -> Owed | Reply:
     found = _parameters(rest, MAIL_PARAMETERS, session.offer) if rest else NO_PARAMETERS
     if isinstance(found, Reply):
         return found
-    if "@" not in address and address and "no-domain" not in defects:
+    return _refuse_sender(path, found, session.offer) or Mail(address, found, defects, arg or "")
+
+
+def _refuse_sender(path: grammar.Path, found: Mapping[str, str | None], offer: Offer) -> Reply | None:
+    """Return why a well-formed sender with well-formed parameters is refused, if it is."""
+    if "@" not in path.address and path.address and "no-domain" not in path.defects:
         return replies.BAD_SENDER  # <Postmaster> is a forward-path only
-    if not address.isascii() and "SMTPUTF8" not in found:
+    if not path.address.isascii() and "SMTPUTF8" not in found:
         return replies.NEEDS_SMTPUTF8
-    limit = session.offer.size_octets
-    if limit is not None and int(found.get("SIZE") or 0) > limit:
+    if offer.size_octets is not None and int(found.get("SIZE") or 0) > offer.size_octets:
         return replies.TOO_BIG
-    return Mail(address, found, defects, arg or "")
+    return None
 
 
 def _rcpt(arg: str | None, session: Standing) -> Owed | Reply:
+    if arg is not None and len(arg) < grammar.DOMAIN_MAX_OCTETS and (plain := grammar.PLAIN_RECIPIENT.fullmatch(arg)) is not None:
+        return Rcpt(plain[1], NO_PARAMETERS, NO_DEFECTS, arg)
     path = _split_path(arg, "TO:", session, replies.BAD_RECIPIENT)
     if isinstance(path, Reply):
         return path

@@ -57,11 +57,7 @@ class DotBody:
         """Take *octets* and return the piece of content they complete, and what follows the end of the message or ``None``."""
         work = self._held + octets
         rest: bytes | None = None
-        end = dot = -1
-        if b"." in octets or len(self._held) > 2:
-            dot = work.find(b"\r\n.")
-            if dot >= 0:
-                end = work.find(END, dot)
+        dot, end = _first_dot(work) if b"." in octets or len(self._held) > 2 else (-1, -1)
         if end >= 0:
             rest = work[end + 5 :]
             stop = end + 2
@@ -136,6 +132,20 @@ class DotBody:
             return NO_DEFECTS
         counts = {"bare-cr": self._bare_cr, "bare-lf": self._bare_lf, "nul": self._nul, "long-line": self._long_lines}
         return {kind: count for kind, count in counts.items() if count}
+
+
+def _first_dot(work: bytes) -> tuple[int, int]:
+    """Return where the first dot at a line start is (its CRLF, that is), and where the end of the message; -1 for none.
+
+    Searching backwards takes a third of the time in CPython, and mostly finds the end, or one dot, or nothing.
+    """
+    dot = work.rfind(b"\r\n.")
+    if dot < 0:
+        return -1, -1
+    if work.rfind(b"\r\n.", 0, dot) < 0:
+        return dot, dot if work.startswith(END, dot) else -1
+    dot = work.find(b"\r\n.")
+    return dot, work.find(END, dot)
 
 
 def _begun(work: bytes) -> int:

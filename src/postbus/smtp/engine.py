@@ -134,9 +134,9 @@ class Engine:
         if self._body is not None:
             return self._read_content(self._body)
         line = self._lines.take()
-        if line is None:
-            return self._wait()
-        return self._command(line)
+        if line is not None:
+            return self._command(line)
+        return self._wait() if self._lines else Signal.NEED_DATA
 
     def answer(self, reply: Reply | Sequence[Reply]) -> bool:
         """Give the owed answer; its first digit moves the session. Return whether ``next_event`` has anything new to say.

@@ -45,6 +45,8 @@ class Lines:
         A line of which something was dropped comes as its last octets; ``overlong`` tells before the next ``take``.
         """
         start = self._position
+        if start == len(self._buffer):
+            return None
         end = self._buffer.find(b"\r\n", start)
         if end < 0:
             self._drop()
@@ -53,12 +55,11 @@ class Lines:
         return self._buffer[start:end]
 
     def _drop(self) -> None:
-        """Keep an unfinished line small: once it can only be refused, its octets are counted, not kept (but a CR might begin CRLF)."""
+        """Keep an unfinished line small: once it can only be refused, its octets are counted, not kept, but for a last CR or so."""
         held = len(self._buffer) - self._position
         if held > DISCARD_AFTER_OCTETS:
-            keep = 1 if self._buffer.endswith(b"\r") else 0
-            self._dropped += held - keep
-            self._buffer = self._buffer[len(self._buffer) - keep :]
+            self._dropped += held - 1
+            self._buffer = self._buffer[-1:]
             self._position = 0
 
     def finish(self, line: bytes) -> int:

@@ -34,7 +34,11 @@ KEYWORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*", re.ASCII)
 VALUE = re.compile(rf"[!-<>-~{_UTF8}]+")  # esmtp-value; non-ASCII for ORCPT under SMTPUTF8 (RFC 6533 s3)
 XTEXT = r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*"  # RFC 3461 s4
 
-_PLAIN = re.compile(r"<(|[A-Za-z0-9_+=-]+(?:\.[A-Za-z0-9_+=-]+)*@[A-Za-z0-9]+(?:[.-][A-Za-z0-9]+)*)>")  # null, or nothing to judge
+# What most mail has: an address of letters, digits, hyphens and dots, nothing to judge and nothing behind it; or the null path.
+_PLAIN_PATH = r"<(|[A-Za-z0-9_+=-]+(?:\.[A-Za-z0-9_+=-]+)*@[A-Za-z0-9]+(?:[.-][A-Za-z0-9]+)*)>"
+_PLAIN = re.compile(_PLAIN_PATH)
+PLAIN_SENDER = re.compile(rf"[Ff][Rr][Oo][Mm]:{_PLAIN_PATH}")
+PLAIN_RECIPIENT = re.compile(rf"[Tt][Oo]:{_PLAIN_PATH.replace('(|', '(')}")
 
 
 class Path(NamedTuple):
