@@ -29,6 +29,7 @@ def codes(octets: bytes) -> list[str]:
         pytest.param(b"", "simple", id="nothing"),
         pytest.param(multipart(b"\r\na", b"Content-Type: text/html\r\n\r\nb"), "simple", id="small multipart"),
         pytest.param(PLAIN + b"x" * mime.SIMPLE_MAX_OCTETS, "worker", id="large"),
+        pytest.param(b"To: " + b":" * mime.SIMPLE_BLOCK_MAX_OCTETS + b"\r\n\r\n", "worker", id="large header block"),
         pytest.param(multipart(*[b"Content-Type: a/b\r\n\r\n"] * 16), "worker", id="many parts"),
         pytest.param(multipart(*[b"\r\n"] * 65), "worker", id="many delimiters"),
         pytest.param(b"Subject: " + b"=?" * 201 + b"\r\n\r\n", "worker", id="many encoded words"),
