@@ -171,6 +171,9 @@ class SMTP(Dialog):
         if isinstance(outcome, Pending):
             self._pending = outcome
         answer = await self.resolve(outcome, shift)
+        pushed, self._pushed = self._pushed, None
+        if pushed is not None:
+            self.engine.push(pushed)
         if isinstance(answer, Reply | tuple):
             self._answered = True
             self.engine.answer(answer)
