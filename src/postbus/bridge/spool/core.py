@@ -223,7 +223,7 @@ class Spool:
             return f"{numbers.octets + numbers.spilled_octets} of {settings.max_octets} octets are in use"
         if numbers.messages >= settings.max_messages:
             return f"{numbers.messages} of {settings.max_messages} messages are held"
-        if numbers.free_octets - size_octets < settings.free_min_octets:
+        if numbers.free_octets - size_octets <= settings.free_min_octets:
             return f"{numbers.free_octets} octets are free on the disk, {settings.free_min_octets} must stay"
         return None
 
@@ -667,7 +667,7 @@ class Spool:
             telemetry.dead_letter_dropped(sink=mark.sink, event=mark.event_id)
             self._drop(mark)
         if self._disk_full:
-            self._disk_full = care.free_octets < self.settings.free_min_octets
+            self._disk_full = care.free_octets <= self.settings.free_min_octets
             self._hand_over()
 
     def _watch(self) -> None:
