@@ -437,6 +437,7 @@ def test_a_long_recipient_is_too_long_however_it_arrives() -> None:
     ("data", "refused"),
     [
         pytest.param(b"\x16\x03", Refused("", replies.NOT_TLS), id="a handshake, unfinished"),
+        pytest.param(b"\x16\x03" + b"x" * 5000, Refused("", replies.NOT_TLS), id="a handshake, long and unfinished"),
         pytest.param(b"\x16\x03\r\n", Refused("", replies.NOT_TLS), id="a handshake with a line end"),
         pytest.param(b"x" * 101, Refused("", replies.ENDLESS_LINE), id="endless"),
         pytest.param(b"x" * 99 + b"\r\n", Refused("", replies.ENDLESS_LINE), id="endless, and then it ends"),

@@ -17,6 +17,7 @@ def taken(lines: Lines, segments: list[bytes]) -> list[tuple[bytes, int]]:
         lines.add(segment)
         while (line := lines.take()) is not None:
             found.append((line, lines.finish(line)))
+        lines.shrink()
     return found
 
 

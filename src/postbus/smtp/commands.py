@@ -141,7 +141,7 @@ def _split_path(arg: str | None, keyword: str, session: Standing, bad: Reply) ->
     if not session.offer.lenient_paths and (text[:1] != "<" or ">" not in text):
         return SYNTAX["MAIL" if keyword == "FROM:" else "RCPT"]
     path = grammar.parse_path(text, lenient=session.offer.lenient_paths)
-    if path is None or path.rest[:1].strip():
+    if path is None or path.rest[:1] not in {"", " "}:
         return bad
     return path
 

@@ -263,6 +263,7 @@ class Engine:
             return self._refuse("", replies.NOT_TLS)
         if self._lines.endless:
             return self._refuse("", replies.ENDLESS_LINE)
+        self._lines.shrink()
         return Signal.NEED_DATA
 
     def _command(self, line: bytes) -> Event | Signal:

@@ -3,7 +3,7 @@
 A bare LF or CR ends nothing; it stays in the line, which is then refused for its control character. A command that a front
 end took for one line must not become two here.
 
-Memory: while no CRLF is in sight at most ``DISCARD_AFTER_OCTETS`` are kept; past that a line can only be refused, so its
+Memory: while no CRLF is in sight ``shrink`` keeps at most ``DISCARD_AFTER_OCTETS``; past that a line can only be refused, so its
 octets are counted and dropped. What a line becomes depends on its length alone, never on how it arrived.
 """
 
@@ -49,13 +49,15 @@ class Lines:
             return None
         end = self._buffer.find(b"\r\n", start)
         if end < 0:
-            self._drop()
             return None
         self._position = end + 2
         return self._buffer[start:end]
 
-    def _drop(self) -> None:
-        """Keep an unfinished line small: once it can only be refused, its octets are counted, not kept, but for a last CR or so."""
+    def shrink(self) -> None:
+        """Keep an unfinished line small: once it can only be refused, its octets are counted, not kept, but for the last.
+
+        To be called whenever ``take`` has found none.
+        """
         held = len(self._buffer) - self._position
         if held > DISCARD_AFTER_OCTETS:
             self._dropped += held - 1

@@ -110,7 +110,7 @@ def parse_parameters(text: str) -> Mapping[str, str | None] | None:
     A keyword given twice is malformed too.
     """
     found: dict[str, str | None] = {}
-    for word in text.split():
+    for word in filter(None, text.split(" ")):  # SP alone parts them, no other white space of Unicode
         keyword, equals, value = word.partition("=")
         key = keyword.upper()
         if key in found or KEYWORD.fullmatch(keyword) is None or (equals and VALUE.fullmatch(value) is None):
