@@ -1,4 +1,4 @@
-"""Fixtures of the end-to-end tests: a real postbus, real certificates, a real web server."""
+"""Fixtures of the end-to-end tests: a real postbus, real certificates."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.certificates import Authority
 from tests.e2e.harness import Postbus, running
 
 Start = Callable[..., Postbus]
@@ -26,3 +27,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
             return stack.enter_context(running(tmp_path / f"postbus{count}", config, environment=environment))
 
         yield start_one
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """An authority whose certificates every test may use."""
+    return Authority(tmp_path_factory.mktemp("certificates"))

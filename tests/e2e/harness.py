@@ -403,3 +403,53 @@ _SERIAL = itertools.count(1)
 def unique(stem: str = "m") -> str:
     """Return a name not given before in this run of the tests."""
     return f"{stem}{next(_SERIAL)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a server said of one recipient in the end: of RCPT when that was refused, else after the dot."""
+
+    code: int
+    text: str
+
+
+def deliver(
+    client: smtplib.SMTP,
+    recipients: Sequence[str],
+    octets: bytes,
+    *,
+    sender: str = "sender@example.net",
+    options: Sequence[str] = (),
+) -> list[Verdict]:
+    """Send one mail in one transaction and return a verdict per recipient, in order. Never raises for what a server says.
+
+    smtplib's own ``sendmail`` knows neither LMTP's several replies (RFC 2033 s4.2) nor which recipient was meant.
+    """
+    client.ehlo_or_helo_if_needed()
+    utf8 = "SMTPUTF8" in {option.upper() for option in options}
+    client.command_encoding = "utf-8" if utf8 else "ascii"
+    said = client.mail(sender, list(options))
+    if said[0] >= 300:
+        client.rset()
+        return [_verdict(said)] * len(recipients)
+    answers = [client.rcpt(recipient) for recipient in recipients]
+    taken = [index for index, (code, _) in enumerate(answers) if code < 300]
+    if taken:
+        final = client.data(octets) if octets else _empty(client)
+        for position, index in enumerate(taken):
+            again = isinstance(client, smtplib.LMTP) and position > 0 and final[0] != 503
+            final = client.getreply() if again else final
+            answers[index] = final
+    else:
+        client.rset()
+    return [_verdict(answer) for answer in answers]
+
+
+def _empty(client: smtplib.SMTP) -> tuple[int, bytes]:
+    """Send a message of no octets at all, which smtplib would give a line."""
+    code, text = client.docmd("DATA")
+    return client.docmd(".") if code == 354 else (code, text)
+
+
+def _verdict(said: tuple[int, bytes]) -> Verdict:
+    return Verdict(said[0], said[1].decode("utf-8", "replace"))
