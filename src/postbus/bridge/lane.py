@@ -210,8 +210,11 @@ class Lane:
 
     def _worker_ended(self, task: asyncio.Task[None]) -> None:
         self._workers.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled():
+            return
+        if (error := task.exception()) is not None:
             self._crashed(error)
+        if self._queue:  # one that left because the sink now allows fewer may have been woken for this
             self._wake(1)
 
     async def _work(self) -> None:
@@ -464,9 +467,8 @@ class Lane:
     async def drain(self) -> None:
         """Send what is in memory, unless the sink is down; read nothing more. Returns when nothing is under way."""
         self._draining = True
-        for timer in (self._due_timer,):
-            if timer is not None:
-                timer.cancel()
+        if self._due_timer is not None:
+            self._due_timer.cancel()
         if not self._is_quiet():
             self._quiet = asyncio.get_running_loop().create_future()
             await self._quiet

@@ -50,29 +50,38 @@ class Rendering:
         """
         key = (recipient, as_octets)
         event = self._events.get(key)
+        if event is not None:
+            return event
+        record = self.mail.recipients[recipient]
+        parsed = (self._parsed or await self._parse()) if needs_parse(record.mode) else None
+        octets = self._body if isinstance(self._body, bytes) else b""
+        if not octets and needs_octets(record.mode, parsed):
+            octets = await self._load()
+        event = self._events.get(key)  # somebody else may have been quicker while we waited
         if event is None:
-            record = self.mail.recipients[recipient]
-            parsed = (self._parsed or await self._parse()) if needs_parse(record.mode) else None
-            octets = self._body if isinstance(self._body, bytes) else b""
-            if not octets and needs_octets(record.mode, parsed):
-                octets = await self._load()
             event = self._events[key] = render(self.mail, record, octets, parsed, as_octets=as_octets)
         return event
 
     async def _parse(self) -> Parsed:
-        if self._lock is None:
-            self._lock = asyncio.Lock()
-        async with self._lock:  # two sinks may ask while a worker process is at it
+        async with self._one_at_a_time:
             if self._parsed is None:
                 room = max(recipient.event_max_octets for recipient in self.mail.recipients)
                 self._parsed = await self._parser.parse(self._body, inline_max_octets=room)
         return self._parsed
 
     async def _load(self) -> bytes:
-        if self._read is not None and not isinstance(self._body, bytes):
-            self._body = await self._read()
-        assert isinstance(self._body, bytes)
+        async with self._one_at_a_time:
+            if not isinstance(self._body, bytes):
+                assert self._read is not None, "a file comes with a way to read it"
+                self._body = await self._read()
         return self._body
+
+    @property
+    def _one_at_a_time(self) -> asyncio.Lock:
+        """Two sinks may ask while a worker process or the disk is at it."""
+        if self._lock is None:
+            self._lock = asyncio.Lock()
+        return self._lock
 
 
 class Renderer:

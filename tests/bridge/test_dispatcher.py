@@ -1,0 +1,565 @@
+"""Accepted mail on its way to the sinks, over a real spool and fake sinks, with a clock the test turns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from postbus.bridge.dispatcher import Dispatcher
+from postbus.bridge.lane import Lane
+from postbus.bridge.renderer import Renderer
+from postbus.bridge.spool import Held, Spool, SpoolFailed, slots_of
+from postbus.bridge.spool_settings import DispatchSettings, RetrySettings, SpoolSettings
+from postbus.event.model import Event
+from postbus.sinks import Outcome, Rejected, Retry, Sent
+from tests.bridge.fake_sinks import FakeParser, FakeSink
+from tests.bridge.mails import NOW_MS, ManualClock, in_memory, mail, recipient, until
+
+SMALL, LARGE = b"small\r\n", b"large\r\n" * 100_000
+RETRY = RetrySettings(first_delay_s=1, multiplier=2, max_delay_s=60, jitter=0, attempts_max=3, age_max_s=1000, best_effort_attempts_max=2)
+
+
+@dataclass
+class Works:
+    """A spool, its dispatcher and their clock."""
+
+    spool: Spool
+    dispatcher: Dispatcher
+    clock: ManualClock
+
+    async def accept(self, name: str, *, content: bytes = SMALL, **rest: Any) -> Held:
+        """Commit a mail called *name* to one recipient."""
+        record = mail(name, content, recipient(name, **rest), received_ms=self.clock.ms)
+        return await self.spool.commit(record, slots_of(record), in_memory(content))
+
+    def lane(self, name: str = "out") -> Lane:
+        """Return a lane."""
+        return self.dispatcher._lanes[name]
+
+    async def empty(self) -> None:
+        """Wait until nothing is held."""
+        await until(lambda: self.spool.numbers.messages == 0, "an empty spool")
+
+    async def dead(self) -> dict[str, str]:
+        """Return the dead letters: id -> reason."""
+        return {letter.event_id: letter.why for letter in await self.spool.dead_letters(1000)}
+
+
+@asynccontextmanager
+async def working(folder: Path, *sinks: FakeSink, clock: ManualClock | None = None, retry: RetrySettings = RETRY, **rest: Any) -> AsyncIterator[Works]:
+    """Open a spool and dispatch it to *sinks*."""
+    clock = clock or ManualClock()
+    spool = Spool(SpoolSettings(folder=folder, free_min_octets=0, ballast_octets=0), clock=clock)
+    await spool.open()
+    dispatcher = Dispatcher(
+        spool,
+        {sink.name: sink for sink in sinks},
+        Renderer(FakeParser()),
+        retry=retry,
+        dispatch=DispatchSettings(**rest),
+        clock=clock,
+        random=lambda: 0.5,
+    )
+    dispatcher.start()
+    clock.advance(0)
+    try:
+        yield Works(spool, dispatcher, clock)
+    finally:
+        await dispatcher.drain(0)
+        await spool.close()
+
+
+def failing_first(count: int, outcome: Outcome) -> Any:
+    """Return an answer that is *outcome* so many times, then Sent."""
+    left = [count]
+
+    def answer(_: Event) -> Outcome:
+        left[0] -= 1
+        return outcome if left[0] >= 0 else Sent()
+
+    return answer
+
+
+# --- the straight way
+
+
+async def test_fresh_mail_is_sent_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accepted mail goes to its sink in order, without the spool being read, and leaves the spool."""
+    sink = FakeSink(concurrency=1)
+    async with working(tmp_path, sink) as works:
+        await until(lambda: not works.lane()._chores)
+
+        def no(*_: Any) -> None:
+            raise AssertionError("the spool was read")
+
+        monkeypatch.setattr(works.spool._database, "fresh", no)
+        monkeypatch.setattr(works.spool._database, "due", no)
+        for number in range(30):
+            await works.accept(f"m{number}")
+        await works.empty()
+        assert [f"m{number}" for number in range(30)] == sink.ids
+        assert 0 == works.dispatcher.budget.used_octets
+
+
+async def test_concurrency_is_the_sinks(tmp_path: Path) -> None:
+    """As many sends are under way as the sink allows, no more."""
+    sink = FakeSink(concurrency=3, gate=asyncio.Event())
+    async with working(tmp_path, sink) as works:
+        for number in range(10):
+            await works.accept(f"m{number}")
+        await until(lambda: sink.in_flight == 3)
+        (status,) = works.dispatcher.status()
+        assert ("out", True, 10, 7, 3, False, 0, "", False) == (
+            status.sink,
+            status.configured,
+            status.owed,
+            status.queued,
+            status.in_flight,
+            status.paused,
+            status.failures,
+            status.trouble,
+            status.behind,
+        )
+        assert sink.gate is not None
+        sink.gate.set()
+        await works.empty()
+        assert 3 == sink.in_flight_max
+        await works.accept("later")
+        await works.empty()
+
+
+async def test_every_slot_is_delivered(tmp_path: Path) -> None:
+    """Each recipient's event goes to each of its sinks, required and best effort."""
+    out, other = FakeSink("out"), FakeSink("other")
+    async with working(tmp_path, out, other) as works:
+        people = [recipient("a", sinks=("out", "other")), recipient("b", index=1, best_effort=("other",))]
+        record = mail("m", SMALL, *people)
+        await works.spool.commit(record, slots_of(record), in_memory(SMALL))
+        await works.empty()
+        assert (["a", "b"], ["a", "b"]) == (sorted(out.ids), sorted(other.ids))
+
+
+async def test_a_file_is_in_memory_only_while_it_is_sent(tmp_path: Path) -> None:
+    """A large body is read when its turn comes, one message beyond the budget alone, and given back."""
+    out, other = FakeSink("out", gate=asyncio.Event()), FakeSink("other", gate=asyncio.Event())
+    async with working(tmp_path, out, other, in_flight_max_octets=1_048_576) as works:
+        for name in "ab":
+            await works.accept(name, content=LARGE, sinks=("out", "other"))
+        await until(lambda: out.in_flight == 1 and other.in_flight == 1)
+        assert out.events[0].data is other.events[0].data
+        assert 3 * len(LARGE) == works.dispatcher.budget.used_octets
+        for sink in (out, other):
+            assert sink.gate is not None
+            sink.gate.set()
+        await works.empty()
+        assert (["a", "b"], 0) == (out.ids, works.dispatcher.budget.used_octets)
+        assert [LARGE] * 2 == [event.data for event in out.events]
+
+
+# --- sinks that are down
+
+
+async def test_a_sink_that_is_down_pauses_its_queue(tmp_path: Path) -> None:
+    """All wait while the sink is down; pauses grow; one alone tries it; then all go, in order, and others were not held up."""
+    out, other = FakeSink("out", answer=failing_first(3, Retry("down"))), FakeSink("other")
+    async with working(tmp_path, out, other) as works:
+        for number in range(4):
+            await works.accept(f"m{number}", sinks=("out", "other"))
+        await until(lambda: works.lane().paused and not works.lane().in_flight)
+        await until(lambda: len(other.ids) == 4)
+        assert ["m0"] == out.ids
+        assert (True, False) == (works.dispatcher.down("out"), works.dispatcher.down("other"))
+        assert "down" == works.dispatcher.status()[0].trouble or "down" == works.dispatcher.status()[1].trouble
+        await works.accept("m4", sinks=("out",))
+        works.clock.advance(0.9)
+        assert not works.lane()._probing
+        works.clock.advance(0.1)
+        await until(lambda: works.lane().failures == 2)
+        works.clock.advance(1.9)
+        assert ["m0", "m0"] == out.ids
+        works.clock.advance(0.1)
+        await until(lambda: works.lane().failures == 3)
+        assert ["m0", "m0", "m0"] == out.ids
+        works.clock.advance(4)
+        await works.empty()
+        assert ["m0", "m1", "m2", "m3", "m4"] == out.ids[3:]
+        assert (False, 0, "") == (works.lane().paused, works.lane().failures, works.lane().trouble)
+        assert {} == await works.dead()
+
+
+async def test_failures_at_once_count_once(tmp_path: Path) -> None:
+    """Sends that were under way together and fail together are one failure of the sink, and keep their order."""
+    sink = FakeSink(concurrency=8, gate=asyncio.Event(), answer=failing_first(8, Retry("down")))
+    async with working(tmp_path, sink) as works:
+        for number in range(12):
+            await works.accept(f"m{number:02}")
+        await until(lambda: sink.in_flight == 8)
+        assert sink.gate is not None
+        sink.gate.set()
+        await until(lambda: works.lane().paused and not works.lane().in_flight)
+        assert 1 == works.lane().failures
+        works.clock.advance(1)
+        await works.empty()
+        assert [f"m{number:02}" for number in range(12)] == sink.ids[8:]
+
+
+async def test_retry_after_is_heeded(tmp_path: Path) -> None:
+    """A sink that asks for a longer pause gets it."""
+    sink = FakeSink(answer=failing_first(1, Retry("busy", after_s=30)))
+    async with working(tmp_path, sink) as works:
+        await works.accept("m")
+        await until(lambda: works.lane().paused)
+        works.clock.advance(29)
+        assert ["m"] == sink.ids
+        works.clock.advance(1)
+        await works.empty()
+
+
+async def test_an_answer_of_any_kind_ends_the_pause(tmp_path: Path) -> None:
+    """A sink that rejects one event is not down."""
+    answers = [Retry("down"), Rejected("no"), Sent()]
+    sink = FakeSink(answer=lambda _: answers.pop(0), concurrency=1)
+    async with working(tmp_path, sink) as works:
+        await works.accept("a")
+        await works.accept("b")
+        await until(lambda: works.lane().paused)
+        works.clock.advance(1)
+        await until(lambda: works.spool.numbers.pending["out"] == 0)
+        assert {"a": "rejected: no"} == await works.dead()
+
+
+async def test_age_ends_the_wait_for_a_sink(tmp_path: Path) -> None:
+    """What has grown too old while its sink was down is a dead letter at the next failure; the younger waits on."""
+    sink = FakeSink(answer=lambda _: Retry("down"), concurrency=1)
+    async with working(tmp_path, sink, retry=RETRY.model_copy(update={"max_delay_s": 500.0, "first_delay_s": 500.0})) as works:
+        await works.accept("a")
+        await works.accept("b")
+        await until(lambda: works.lane().paused)
+        works.clock.ms += 600_000
+        await works.accept("young")
+        works.clock.advance(400)
+        await until(lambda: works.spool.numbers.pending["out"] == 1)
+        await works.spool.flush()
+        assert {"a": "age: down", "b": "age: down"} == await works.dead()
+        assert 1 == works.lane().queued
+
+
+# --- events that fail by themselves
+
+
+async def test_an_event_that_fails_by_itself_steps_aside(tmp_path: Path) -> None:
+    """It leaves memory, the others pass, and it comes again when due, with the same bytes."""
+    failures = {"a": 2}
+
+    def answer(event: Event) -> Outcome:
+        failures[event.id] = failures.get(event.id, 0) - 1
+        return Retry("odd", sink_down=False) if failures[event.id] >= 0 else Sent()
+
+    sink = FakeSink(answer=answer, concurrency=1)
+    async with working(tmp_path, sink) as works:
+        for name in "ab":
+            await works.accept(name)
+        await until(lambda: works.spool.numbers.pending["out"] == 1)
+        assert (["a", "b"], 0, 0) == (sink.ids, works.lane().queued, works.dispatcher.budget.used_octets)
+        works.clock.advance(1)
+        await until(lambda: len(sink.ids) == 3)
+        await until(lambda: not works.lane().in_flight)
+        works.clock.advance(2)
+        await works.empty()
+        assert ["a", "b", "a", "a"] == sink.ids
+        assert 1 == len({repr(event) for event in sink.events if event.id == "a"})
+
+
+async def test_attempts_end(tmp_path: Path) -> None:
+    """After its last attempt an event is a dead letter with the reason; put back, it starts anew."""
+    sink = FakeSink(answer=lambda _: Retry("odd", sink_down=False))
+    async with working(tmp_path, sink) as works:
+        await works.accept("a")
+        for attempt, pause in enumerate((1, 2, 4), 1):
+            await until(lambda attempt=attempt: len(sink.ids) == attempt and not works.lane().in_flight)  # type: ignore[misc]
+            await works.spool.flush()
+            works.clock.advance(pause)
+        assert {"a": "attempts: odd"} == await works.dead()
+        sink.answer = lambda _: Sent()
+        assert await works.spool.replay("a", "out")
+        works.clock.advance(0)
+        await works.empty()
+        assert 4 == len(sink.ids)
+
+
+async def test_rejected_is_dead_at_once(tmp_path: Path) -> None:
+    """What the far side will never take is a dead letter with its reason, kept over a restart."""
+    sink = FakeSink(answer=lambda _: Rejected("no such topic"))
+    async with working(tmp_path, sink) as works:
+        await works.accept("a")
+        await until(lambda: works.spool.numbers.dead_letters)
+    async with working(tmp_path, sink) as works:
+        assert {"a": "rejected: no such topic"} == await works.dead()
+        assert ["a"] == sink.ids
+
+
+async def test_best_effort_leaves_no_dead_letter(tmp_path: Path) -> None:
+    """A best-effort sink is retried within its own bounds, then the event is forgotten."""
+    extra = FakeSink("extra", answer=lambda _: Retry("odd", sink_down=False))
+    async with working(tmp_path, FakeSink(), extra) as works:
+        await works.accept("a", best_effort=("extra",))
+        await until(lambda: len(extra.ids) == 1 and not works.lane("extra").in_flight)
+        works.clock.advance(1)
+        await works.empty()
+        assert (["a", "a"], {}) == (extra.ids, await works.dead())
+
+
+async def test_many_retries_come_in_batches(tmp_path: Path) -> None:
+    """More retries than fit into memory are read page by page, each once."""
+    first = {f"m{number}" for number in range(12)}
+
+    def answer(event: Event) -> Outcome:
+        if event.id in first:
+            first.discard(event.id)
+            return Retry("odd", sink_down=False)
+        return Sent()
+
+    sink = FakeSink(answer=answer, concurrency=2)
+    async with working(tmp_path, sink, window_max_events=4) as works:
+        for number in range(12):
+            await works.accept(f"m{number}")
+        await until(lambda: not first and not works.lane().in_flight and not works.lane().queued)
+        works.clock.advance(2)
+        for _ in range(20):
+            await until(lambda: not works.lane().in_flight and not works.lane().queued and not works.lane()._chores)
+            works.clock.advance(0)
+        await works.empty()
+        assert 24 == len(sink.ids)
+        assert 12 == len(set(sink.ids))
+
+
+# --- more than memory holds
+
+
+@pytest.mark.parametrize("bound", [pytest.param({"window_max_events": 5}, id="events"), pytest.param({"in_flight_max_octets": 1_048_576}, id="octets")])
+async def test_a_backlog_waits_in_the_spool(tmp_path: Path, bound: dict[str, int]) -> None:
+    """Beyond its window a lane leaves mail in the spool, and takes it page by page, in order, each once; then it is live again."""
+    sink = FakeSink(gate=asyncio.Event(), concurrency=1)
+    content = b"x" * 30_000
+    async with working(tmp_path, sink, **bound) as works:
+        for number in range(60):
+            await works.accept(f"m{number}", content=content)
+        assert works.lane().behind
+        assert works.lane().queued < 12
+        assert works.dispatcher.budget.used_octets < works.dispatcher.budget.limit_octets + 3 * len(content)  # a page ends behind the bound
+        assert sink.gate is not None
+        sink.gate.set()
+        for number in range(60, 80):
+            await works.accept(f"m{number}", content=content)
+        await works.empty()
+        assert [f"m{number}" for number in range(80)] == sink.ids
+        await until(lambda: not works.lane().behind)
+        await works.accept("live")
+        await works.empty()
+
+
+async def test_restart(tmp_path: Path) -> None:
+    """What was owed before a restart is delivered after it, in order, retries with their attempts."""
+    sink = FakeSink(answer=lambda event: Retry("odd", sink_down=False) if event.id == "m0" else Retry("down"), concurrency=1)
+    async with working(tmp_path, sink) as works:
+        for number in range(5):
+            await works.accept(f"m{number}")
+        await until(lambda: works.lane().paused)
+    sink = FakeSink(concurrency=1, answer=lambda event: Retry("odd", sink_down=False) if event.id == "m0" else Sent())
+    async with working(tmp_path, sink, clock=ManualClock(NOW_MS + 1000)) as works:
+        await until(lambda: len(sink.ids) == 5 and not works.lane().in_flight)
+        assert ["m1", "m2", "m3", "m4"] == [name for name in sink.ids if name != "m0"]
+        works.clock.advance(2)
+        await until(lambda: sink.ids.count("m0") == 2 and not works.lane().in_flight)
+        works.clock.advance(4)
+        await until(lambda: works.spool.numbers.dead_letters)
+        assert {"m0": "attempts: odd"} == await works.dead()
+
+
+async def test_the_spool_cannot_be_read_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lane asks again when the backlog or the retries cannot be read."""
+    sink = FakeSink(answer=failing_first(1, Retry("odd", sink_down=False)))
+    async with working(tmp_path, sink) as works:
+        await works.accept("a")
+        await until(lambda: sink.ids == ["a"] and not works.lane().in_flight)
+        await works.spool.flush()
+        real = works.spool._database.due, works.spool._database.fresh
+
+        def fail(*_: Any) -> None:
+            raise SpoolFailed("I/O error")
+
+        monkeypatch.setattr(works.spool._database, "due", fail)
+        monkeypatch.setattr(works.spool._database, "fresh", fail)
+        works.lane()._live = False
+        works.lane()._page_soon()
+        works.clock.advance(1)
+        await until(lambda: works.lane().trouble == "I/O error" and not works.lane()._chores)
+        monkeypatch.setattr(works.spool._database, "due", real[0])
+        monkeypatch.setattr(works.spool._database, "fresh", real[1])
+        works.clock.advance(1)
+        await works.empty()
+        await until(lambda: not works.lane().behind)
+
+
+# --- damage and mistakes
+
+
+async def test_damage_is_set_aside(tmp_path: Path) -> None:
+    """A message whose file is missing is set aside and told; the rest is delivered."""
+    sink = FakeSink(gate=asyncio.Event(), concurrency=1)
+    async with working(tmp_path, sink) as works:
+        await works.accept("first")
+        held = await works.accept("lost", content=LARGE)
+        await works.accept("last")
+        assert held.path is not None
+        held.path.unlink()
+        assert sink.gate is not None
+        sink.gate.set()
+        await until(lambda: works.spool.numbers.pending["out"] == 0)
+        assert (["first", "last"], 1, 0) == (sink.ids, works.spool.numbers.damaged, works.dispatcher.budget.used_octets)
+
+
+async def test_a_file_that_cannot_be_read_steps_aside(tmp_path: Path) -> None:
+    """An I/O error on a body is not damage: the event comes again."""
+    sink = FakeSink(gate=asyncio.Event(), concurrency=1)
+    async with working(tmp_path, sink) as works:
+        await works.accept("first")
+        held = await works.accept("unreadable", content=LARGE)
+        assert held.path is not None
+        aside = held.path.with_suffix(".aside")
+        held.path.rename(aside)
+        held.path.mkdir()
+        assert sink.gate is not None
+        sink.gate.set()
+        await until(lambda: works.spool.numbers.pending["out"] == 1 and not works.lane().in_flight)
+        held.path.rmdir()
+        aside.rename(held.path)
+        works.clock.advance(1)
+        await works.empty()
+        assert ["first", "unreadable"] == sink.ids
+
+
+async def test_a_sink_that_raises(tmp_path: Path) -> None:
+    """A mistake of a sink costs one event a retry, and the worker goes on."""
+
+    def crash(event: Event) -> Outcome:
+        if event.id == "bad":
+            raise ZeroDivisionError
+        return Sent()
+
+    sink = FakeSink(answer=crash)
+    async with working(tmp_path, sink) as works:
+        await works.accept("bad")
+        await works.accept("good")
+        await until(lambda: works.spool.numbers.pending["out"] == 1)
+        for attempt in (2, 3):
+            await until(lambda: not works.lane().in_flight)
+            works.clock.advance(4)
+            await until(lambda attempt=attempt: sink.ids.count("bad") == attempt)  # type: ignore[misc]
+        await until(lambda: works.spool.numbers.dead_letters)
+        assert {"bad": "attempts: failed in postbus: ZeroDivisionError"} == await works.dead()
+
+
+async def test_a_worker_that_dies_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake of ours in a worker or a chore is told, and others go on in its place."""
+    sink = FakeSink(concurrency=1)
+    async with working(tmp_path, sink) as works:
+        lane = works.lane()
+        with monkeypatch.context() as patch:
+
+            def broken(*_: Any) -> None:
+                raise ZeroDivisionError
+
+            patch.setattr(lane, "_settle", broken)
+            await works.accept("lost")
+            await until(lambda: sink.ids and not lane.in_flight)
+            patch.setattr(lane._shared.store, "fresh", broken)
+            lane._live = False
+            lane._page_soon()
+            await until(lambda: not lane._chores)
+        await works.accept("next")
+        works.clock.advance(1)
+        await works.empty()
+        assert ["lost", "lost", "next"] == sink.ids  # at least once: nobody had noted its first end
+
+
+# --- the configuration changes
+
+
+async def test_a_sink_that_left_the_configuration(tmp_path: Path) -> None:
+    """Events owed to a sink that is no longer configured are dead letters with that reason, at a reload and at start."""
+    gone = FakeSink("gone", answer=lambda _: Retry("down"))
+    async with working(tmp_path, FakeSink(), gone) as works:
+        for name in "ab":
+            await works.accept(name, sinks=("gone",))
+        await until(lambda: works.lane("gone").paused and not works.lane("gone").in_flight)
+        works.dispatcher.replace({"out": FakeSink()})
+        await until(lambda: works.spool.numbers.dead_letters == {"gone": 2})
+        assert {"sink 'gone' is no longer in the configuration"} == {why.removeprefix("rejected: ") for why in (await works.dead()).values()}
+        await works.accept("c", sinks=("never",))
+        await until(lambda: works.spool.numbers.dead_letters == {"gone": 2, "never": 1})
+    async with working(tmp_path, gone) as works:
+        await works.accept("d", sinks=("gone",))
+        await until(lambda: works.lane("gone").paused)
+    async with working(tmp_path, FakeSink()) as works:
+        await until(lambda: works.spool.numbers.dead_letters == {"gone": 3, "never": 1})
+        assert [False] == [status.configured for status in works.dispatcher.status() if status.sink == "gone"]
+
+
+async def test_a_reload_gives_a_lane_a_new_sink(tmp_path: Path) -> None:
+    """What waits goes to the new sink at once; a new name has a lane of its own; what did not change is left alone."""
+    old, same = FakeSink(answer=lambda _: Retry("down")), FakeSink("same")
+    async with working(tmp_path, old, same) as works:
+        await works.accept("a")
+        await until(lambda: works.lane().paused and not works.lane().in_flight)
+        new, added = FakeSink(concurrency=1), FakeSink("added")
+        works.dispatcher.replace({"out": new, "same": same, "added": added}, RETRY)
+        await works.accept("b", sinks=("added",))
+        await works.empty()
+        assert (["a"], ["b"]) == (new.ids, added.ids)
+        for number in range(8):
+            await works.accept(f"m{number}")
+        await works.empty()
+        assert 1 == new.in_flight_max
+
+
+# --- the end
+
+
+async def test_drain_finishes_what_is_in_memory(tmp_path: Path) -> None:
+    """A drain sends what is queued, takes nothing more, and leaves what comes late in the spool."""
+    sink = FakeSink(gate=asyncio.Event(), concurrency=2)
+    async with working(tmp_path, sink) as works:
+        for number in range(6):
+            await works.accept(f"m{number}")
+        await until(lambda: sink.in_flight == 2)
+        drain = asyncio.create_task(works.dispatcher.drain(10))
+        await asyncio.sleep(0)
+        await works.accept("late")
+        assert sink.gate is not None
+        sink.gate.set()
+        await drain
+        assert [f"m{number}" for number in range(6)] == sink.ids
+    async with working(tmp_path, sink) as works:
+        await works.empty()
+        assert "late" == sink.ids[-1]
+
+
+async def test_drain_does_not_wait_for_a_sink_that_is_down_or_hangs(tmp_path: Path) -> None:
+    """Paused lanes end at once, hanging sends at the deadline; all of it stays in the spool."""
+    down, hangs = FakeSink("down", answer=lambda _: Retry("down")), FakeSink("hangs", gate=asyncio.Event())
+    async with working(tmp_path, down, hangs) as works:
+        await works.accept("a", sinks=("down", "hangs"))
+        await until(lambda: works.lane("down").paused and hangs.in_flight)
+        await works.dispatcher.drain(0.05)
+        assert 0 == hangs.in_flight
+        await works.spool.flush()
+        assert 2 == sum(works.spool.numbers.pending.values())
+    async with working(tmp_path, FakeSink("down"), FakeSink("hangs")) as works:
+        await works.empty()

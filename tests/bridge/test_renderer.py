@@ -1,0 +1,69 @@
+"""Mails become events: parsed once, rendered once per recipient and form."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from postbus.bridge.renderer import Renderer
+from tests.bridge.fake_sinks import FakeParser
+from tests.bridge.mails import mail, recipient
+
+CONTENT = b"Subject: hello\r\n\r\nworld\r\n"
+
+
+async def test_parsed_once_for_all() -> None:
+    """Several recipients and sinks that ask at once share one parse; each asks for its event as often as it likes."""
+    parser = FakeParser(gate=asyncio.Event())
+    record = mail("m", CONTENT, recipient("a", mode="parsed"), recipient("b", index=1, mode="both"))
+    rendering = Renderer(parser).open(record, CONTENT)
+    waiting = asyncio.gather(*(rendering.event(index, as_octets=False) for index in (0, 1, 0)))
+    await asyncio.sleep(0)
+    assert parser.gate is not None
+    parser.gate.set()
+    events = await waiting
+    assert ["a", "b", "a"] == [event.id for event in events]
+    assert events[0] is await rendering.event(0, as_octets=False)
+    assert [CONTENT] == parser.asked
+
+
+async def test_raw_needs_no_parse() -> None:
+    """A raw event is made from the octets, in the form the sink wants."""
+    parser = FakeParser()
+    rendering = Renderer(parser).open(mail("m", CONTENT, recipient("a")), CONTENT)
+    assert CONTENT == (await rendering.event(0, as_octets=True)).data
+    assert "application/json" == (await rendering.event(0, as_octets=False)).datacontenttype
+    assert [] == parser.asked
+
+
+async def test_a_retry_renders_the_same_bytes() -> None:
+    """Another rendering of the same record and octets gives an equal event."""
+    record = mail("m", CONTENT, recipient("a", mode="both"))
+    first, second = [await Renderer(FakeParser()).open(record, CONTENT).event(0, as_octets=False) for _ in range(2)]
+    assert first == second
+
+
+async def test_a_file_is_read_only_when_an_event_carries_it(tmp_path: Path) -> None:
+    """The parser is given the file; its octets are read once, and only for an event that carries them."""
+    path = tmp_path / "body"
+    path.write_bytes(CONTENT)
+    read: list[Path] = []
+
+    async def load() -> bytes:
+        read.append(path)
+        return path.read_bytes()
+
+    parser = FakeParser()
+    record = mail("m", CONTENT, recipient("a", mode="raw"), recipient("b", index=1, mode="raw"))
+    rendering = Renderer(parser).open(record, path, load)
+    assert CONTENT == (await rendering.event(0, as_octets=True)).data == (await rendering.event(1, as_octets=True)).data
+    assert [path] == read
+    record = mail("m", CONTENT, recipient("a", mode="parsed"))
+    await Renderer(parser).open(record, path, load).event(0, as_octets=True)
+    assert [path] == parser.asked
+
+
+async def test_an_empty_message() -> None:
+    """A message without octets is rendered like any other."""
+    rendering = Renderer(FakeParser()).open(mail("m", b"", recipient("a")), b"")
+    assert b"" == (await rendering.event(0, as_octets=True)).data
