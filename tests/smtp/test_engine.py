@@ -433,6 +433,24 @@ def test_a_long_recipient_is_too_long_however_it_arrives() -> None:
         assert driver.sent.endswith(replies.LINE_TOO_LONG.wire + replies.SEND_RCPT.wire)
 
 
+@pytest.mark.parametrize("line", ["\u017ftarttls", "ma\u0131l FROM:<a@b>", "\u00fc"])
+def test_a_verb_is_ascii(line: str) -> None:
+    """Letters whose upper case is an ASCII letter make no verb."""
+    engine = opened(replace(OFFER, starttls=True))
+    engine.answer(engine.default_reply(owed(engine, b"EHLO x\r\n")))
+    engine.receive(line.encode() + b"\r\n")
+    assert engine.next_event() == Refused("", replies.UNKNOWN)
+
+
+def test_a_malformed_recipient_was_named() -> None:
+    """A RCPT with control characters counts as a refused recipient."""
+    driver = Driver()
+    driver.feed(b"EHLO x\r\n")
+    driver.feed(b"MAIL FROM:<a@b>\r\nRCPT TO:<\0@d>\r\nDATA\r\n")
+    assert driver.engine.state is State.REFUSED
+    assert driver.sent.endswith(replies.BAD_RECIPIENT.wire + replies.NO_RECIPIENTS.wire)
+
+
 @pytest.mark.parametrize(
     ("data", "refused"),
     [

@@ -457,12 +457,15 @@ _SIGNALS: Mapping[State, Signal] = {State.OPENING: Signal.PAUSED, State.UPGRADIN
 
 
 def _decode(line: bytes) -> tuple[str, bool]:
-    """Return a line that is not ASCII as text, and whether it is UTF-8 without control characters (C1 included)."""
+    """Return a line that is not ASCII as text, and whether it is UTF-8 without control characters (C1 included).
+
+    A verb is ASCII; a letter whose upper case happens to be one makes none.
+    """
     try:
         text = line.decode()
     except UnicodeDecodeError:
         return line.decode("latin-1"), False
-    return text, _CONTROL.search(text) is None
+    return text if text.partition(" ")[0].isascii() else "", _CONTROL.search(text) is None
 
 
 @lru_cache(maxsize=64)
