@@ -23,6 +23,7 @@ from postbus import telemetry
 from postbus.bridge.backoff import delay_s, exhausted
 from postbus.bridge.budget import COPIES, Budget
 from postbus.bridge.clock import Clock, Timer
+from postbus.bridge.fates import Fates, Word
 from postbus.bridge.renderer import Renderer, Rendering
 from postbus.bridge.spool import Delivery, Held, Page, SpoolDamaged, SpoolFault
 from postbus.bridge.spool_settings import RetrySettings
@@ -77,6 +78,7 @@ class Shared:
     random: Callable[[], float]
     budget: Budget
     window_max_events: int
+    fates: Fates = field(default_factory=Fates)
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)  # one page at a time: each is measured against what is left
 
 
@@ -311,9 +313,11 @@ class Lane:
             lag_s = (self._shared.clock.now_ms() - delivery.held.mail.received_ms) / 1000
             telemetry.delivery_done(sink=self.name, lag_s=lag_s)
             self._shared.store.done(delivery)
+            self._note(delivery, "delivered", outcome.detail)
             self._release(delivery)
         elif isinstance(outcome, SpoolDamaged):
             self._shared.store.set_aside(delivery, str(outcome))
+            self._note(delivery, "damaged")
             self._release(delivery)
             return
         elif isinstance(outcome, Rejected):
@@ -337,12 +341,14 @@ class Lane:
         due_ms = shared.clock.now_ms() + int(1000 * delay_s(delivery.attempt, shared.retry, shared.random(), outcome.after_s))
         telemetry.delivery_deferred(sink=self.name, event=delivery.recipient.event_id, attempt=delivery.attempt, why=outcome.why)
         shared.store.retry(delivery, due_ms, outcome.why)
+        self._note(delivery, "trying again")
         self._release(delivery)
         self.due_at(due_ms)
 
     def _down(self, delivery: Delivery, outcome: Retry, epoch: int) -> None:
         """Put *delivery* back in its place; pause, unless this send began before the pause that is on."""
         self.trouble = outcome.why
+        self._note(delivery, "trying again")
         self._put_back(delivery)
         while self._queue and self._exhausted(self._queue[0], 0) is not None:
             self._give_up(self._queue.popleft(), "age", outcome.why)
@@ -384,7 +390,11 @@ class Lane:
             self._shared.store.dead(delivery, f"{reason}: {why}")
         else:
             self._shared.store.done(delivery)
+        self._note(delivery, "dead letter" if required else "given up")
         self._release(delivery)
+
+    def _note(self, delivery: Delivery, word: Word, detail: str = "") -> None:
+        self._shared.fates.settle(delivery.held.mail, delivery.recipient.event_id, self.name, word, detail)
 
     # --- the backlog
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from postbus.bridge.spool import Delivery, Held, Spool, SpoolDamaged, SpoolFailed, SpoolFull, SpoolRefused, slots_of
-from postbus.bridge.spool import core as module
+from postbus.bridge.spool import Delivery, Held, Spool, SpoolDamaged, SpoolFailed, SpoolFull, SpoolRefused, groups, slots_of
 from postbus.bridge.spool.database import Applied, Database
 from postbus.bridge.spool_settings import SpoolSettings
 from tests.bridge.mails import NOW_MS, ManualClock, Octets, in_memory, mail, recipient, spilled, until
@@ -210,8 +209,8 @@ async def test_waiting_commits_share_a_group(spool: Spool, monkeypatch: pytest.M
 
 async def test_a_group_is_bounded(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     """No group grows without bound, neither by messages nor by marks."""
-    monkeypatch.setattr(module, "GROUP_MAX_MESSAGES", 8)
-    monkeypatch.setattr(module, "GROUP_MAX_MARKS", 4)
+    monkeypatch.setattr(groups, "GROUP_MAX_MESSAGES", 8)
+    monkeypatch.setattr(groups, "GROUP_MAX_MARKS", 4)
     held = await asyncio.gather(*(commit(spool, f"m{number}") for number in range(20)))
     for one in held:
         spool.done(Delivery(one, 0))
@@ -281,7 +280,7 @@ async def test_cancelled_within_the_group(spool: Spool, monkeypatch: pytest.Monk
         await until(lambda: spool._busy)
         task.cancel()
         await until(task.cancelled)
-    await until(lambda: not spool._busy and not spool._removals)
+    await until(lambda: not spool._busy and not spool._line)
     assert ([], [], 0, 0) == (received, await names(spool), spool.numbers.messages, spool.numbers.octets)
     await until(lambda: bodies(spool) == 0)
 
@@ -419,8 +418,8 @@ async def test_io_error_at_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert ("unhealthy", "disk I/O error") == (spool.gate(), spool.reason)
         with pytest.raises(SpoolFailed, match="disk I/O error"):
             await commit(spool, "d")
+        spool.done(Delivery(held, 0))
         with pytest.raises(SpoolFailed, match="disk I/O error"):
-            spool.done(Delivery(held, 0))
             await spool.flush()
         clock.advance(1)
         await until(lambda: spool.gate() is None)
@@ -482,7 +481,7 @@ async def test_failed_while_a_file_was_synced(tmp_path: Path, monkeypatch: pytes
         monkeypatch.setattr(spool.folder, "keep", slow)
         record = mail("a", LARGE)
         waiting = asyncio.create_task(spool.commit(record, slots_of(record), spilled(spool.spill_folder, LARGE)))
-        await until(lambda: spool._next_file != spool._next_seq)
+        await until(lambda: spool._files.last_number != spool._next_seq)
 
         def broken(*_: Any) -> None:
             raise SpoolFailed("fsync failed")
@@ -572,7 +571,9 @@ async def test_damaged_rows_are_counted(spool: Spool) -> None:
     """A damaged row is found when its page is read; it is counted and no longer owed."""
     await commit(spool, "a")
     await commit(spool, "b")
-    await spool._writer.run(lambda: spool._database._sql.execute("UPDATE message SET body = x'00' WHERE seq = (SELECT min(seq) FROM message)"))
+    await spool._writer.run(
+        lambda: spool._database._sql.execute("UPDATE message SET body = x'00' WHERE seq = (SELECT min(seq) FROM message)")
+    )
     assert ["b-0"] == await names(spool)
     assert (1, 1) == (spool.numbers.damaged, spool.numbers.pending["out"])
 

@@ -10,8 +10,9 @@ from zlib import crc32
 import pytest
 
 from postbus.bridge.spool import Delivery, Held, Slot, SpoolDamaged, SpoolFailed, SpoolFull, SpoolRefused, slots_of
-from postbus.bridge.spool.database import FORMAT, Database, Row, row_of
+from postbus.bridge.spool.database import Database
 from postbus.bridge.spool.records import Mark, State
+from postbus.bridge.spool.tables import FORMAT, Row, row_of
 from postbus.event.mail import Mail
 from tests.bridge.mails import NOW_MS, mail, recipient
 
@@ -65,7 +66,10 @@ def due(database: Database, now_ms: int = NOW_MS, limit: int = 100, max_octets: 
 def test_settings_that_durability_rests_on(database: Database) -> None:
     """The log is synced at every commit, the database is ours alone, and pages are large."""
     sql = database._sql
-    read = {name: sql.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous", "locking_mode", "page_size", "auto_vacuum")}
+    read = {
+        name: sql.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("journal_mode", "synchronous", "locking_mode", "page_size", "auto_vacuum")
+    }
     assert {"journal_mode": "wal", "synchronous": 2, "locking_mode": "exclusive", "page_size": 16384, "auto_vacuum": 2} == read
     assert sql.execute("PRAGMA wal_autocheckpoint").fetchone() == (1000,)
     assert sql.execute("PRAGMA journal_size_limit").fetchone() == (67108864,)
@@ -282,7 +286,9 @@ def test_vacuum_gives_pages_back(database: Database) -> None:
     """After a backlog has gone, its pages return to the file system in steps."""
     content = b"x" * 100_000
     record = mail("m", content)
-    database.apply([row_of(seq, record, slots_of(record), size_octets=len(content), octets=content, file=None) for seq in range(1, 201)], ())
+    database.apply(
+        [row_of(seq, record, slots_of(record), size_octets=len(content), octets=content, file=None) for seq in range(1, 201)], ()
+    )
     database.apply((), [mark(seq) for seq in range(1, 201)])
     (before,) = database._sql.execute("PRAGMA page_count").fetchone()
     assert database.vacuum()

@@ -81,7 +81,10 @@ def test_one_owner(tmp_path: Path) -> None:
         "folder = Folder(Path(sys.argv[1]), 0); folder.open(); print('mine', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={"PYTHONPATH": os.pathsep.join(sys.path)}
+        [sys.executable, "-c", program, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={"PYTHONPATH": os.pathsep.join(sys.path)},
     ) as first:
         assert first.stdin is not None
         assert first.stdout is not None

@@ -20,6 +20,7 @@ from tests.bridge.mails import ManualClock, in_memory, mail, recipient
 Result = TypeVar("Result")
 ALL = 1 << 40
 SINKS = ("out", "other")
+SIZES = st.sampled_from((0, 10, 20_000, ROW_MAX_OCTETS + 1))
 
 
 class SpoolMachine(RuleBasedStateMachine):
@@ -49,7 +50,12 @@ class SpoolMachine(RuleBasedStateMachine):
         self.spool = Spool(SpoolSettings(folder=Path(self.folder.name), free_min_octets=0, ballast_octets=0), clock=self.clock)
         self.run(self.spool.open())
 
-    @rule(target=deliveries, recipients=st.integers(1, 3), best_effort=st.booleans(), size=st.sampled_from((0, 10, 20_000, ROW_MAX_OCTETS + 1)))
+    @rule(
+        target=deliveries,
+        recipients=st.integers(1, 3),
+        best_effort=st.booleans(),
+        size=SIZES,
+    )
     def commit(self, recipients: int, best_effort: bool, size: int) -> Any:
         """Accept a mail."""
         self.count += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from functools import partial
 
 import pytest
 
@@ -15,7 +16,12 @@ async def test_jobs_run_on_the_thread_in_order() -> None:
     """Jobs run off the loop, one after another, and their results come back to it."""
     writer = Writer()
     order: list[str] = []
-    results = await asyncio.gather(*(writer.run(lambda name=name: order.append(name) or threading.current_thread().name) for name in "abc"))  # type: ignore[misc,func-returns-value]
+
+    def job(name: str) -> str:
+        order.append(name)
+        return threading.current_thread().name
+
+    results = await asyncio.gather(*(writer.run(partial(job, name)) for name in "abc"))
     assert (["a", "b", "c"], ["postbus-spool"] * 3) == (order, results)
     await writer.stop()
 

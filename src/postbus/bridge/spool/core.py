@@ -4,74 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
-from hashlib import file_digest
-from pathlib import Path
 from typing import Literal
 
 from postbus import telemetry
 from postbus.bridge.backoff import delay_s
 from postbus.bridge.clock import Clock, LoopClock, Timer
-from postbus.bridge.spool.database import Applied, Database, Row, Tally, row_of
+from postbus.bridge.spool.bodies import BodyFiles
+from postbus.bridge.spool.database import Applied, Database, Tally
 from postbus.bridge.spool.faults import SpoolDamaged, SpoolFailed, SpoolFault, SpoolFull
-from postbus.bridge.spool.folder import Folder, disk_faults
+from postbus.bridge.spool.folder import Folder
+from postbus.bridge.spool.groups import Commit, Group, Line
+from postbus.bridge.spool.housekeeping import Chores, Findings, care, watch
 from postbus.bridge.spool.records import Body, DeadLetter, Delivery, Held, Mark, Numbers, Page, Slot, State
+from postbus.bridge.spool.tables import row_of
 from postbus.bridge.spool.writer import Writer
 from postbus.bridge.spool_settings import RetrySettings, SpoolSettings
 from postbus.event.mail import Mail
 
 ROW_MAX_OCTETS = 262_144
 """Larger bodies are files: inline and file cost the same at 128 to 256 KiB."""
-GROUP_MAX_MESSAGES = 256
-GROUP_MAX_OCTETS = 8_388_608
-GROUP_MAX_MARKS = 2_048
 MARK_LINGER_S = 0.05
 """How long marks wait for a commit to ride with. A crash meanwhile sends those events once more."""
 TICK_S = 1.0
 RETENTION_TICKS = 60
-RETENTION_STEP = 500
-FILE_THREADS = 8
-"""fsync of files in parallel: 7 to 25 % more than one after another."""
 REOPEN = RetrySettings(first_delay_s=1.0, max_delay_s=60.0)
 
 Closed = Literal["full", "unhealthy"]
-
-
-@dataclass(slots=True)
-class _Commit:
-    """A message that waits for its group."""
-
-    row: Row
-    mail: Mail
-    slots: tuple[Slot, ...]
-    future: asyncio.Future[Held]
-    marks: tuple[Mark, ...] = ()
-
-
-@dataclass(slots=True)
-class _Group:
-    """What goes into one transaction."""
-
-    commits: list[_Commit] = field(default_factory=list)
-    marks: list[Mark] = field(default_factory=list)
-    removals: list[int] = field(default_factory=list)
-    recount: bool = False
-    octets: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Care:
-    """What a round of housekeeping found."""
-
-    free_octets: int
-    spilled_octets: int
-    oldest_ms: int | None
-    expired: tuple[Mark, ...]
 
 
 class Spool:
@@ -98,13 +59,7 @@ class Spool:
         self._disk_full = False
         self._busy = False
         self._scheduled = False
-        self._queue: deque[_Commit] = deque()
-        self._marks: deque[Mark] = deque()
-        self._removals: list[int] = []
-        self._recount = False
-        self._posted = 0
-        self._durable = 0
-        self._flushes: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._line = Line(lambda commit: self._forget(commit.row.size_octets, commit.row.file))
         self._linger: asyncio.TimerHandle | None = None
         self._tick_timer: Timer | None = None
         self._reopen_timer: Timer | None = None
@@ -115,7 +70,6 @@ class Spool:
         self._commits = 0
         self._holes_told = 0
         self._next_seq = 0
-        self._next_file = 0
         self._watches: list[Callable[[], None]] = []
 
     # --- opening and closing
@@ -129,20 +83,20 @@ class Spool:
         """
         self._loop = asyncio.get_running_loop()
         self._writer = Writer()
-        self._pool = ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="postbus-files")
+        self._files = BodyFiles(self.folder)
         try:
             tally = await self._writer.run(self._open)
         except BaseException:
             await self._writer.stop()
-            self._pool.shutdown()
+            self._files.stop()
             raise
         numbers = self.numbers
         numbers.messages, numbers.octets, numbers.damaged = tally.messages, tally.octets, tally.damaged
         numbers.pending, numbers.dead_letters = {sink: count for sink, count in tally.pending.items() if count > 0}, tally.dead_letters
         # Past what was used and past the clock: a number is not used twice even when the spool was empty meanwhile.
-        self._next_seq = self._next_file = max(tally.newest + 1, self._clock.now_ms() * 1000)
+        self._next_seq = self._files.last_number = max(tally.newest + 1, self._clock.now_ms() * 1000)
         self._state, self._accepting, self._reason = "open", True, ""
-        self._watch()
+        self._watches += watch(self.numbers, self.oldest_age_s)
         self._tell_holes()
         self._tick_timer = self._clock.call_later(0, self._tick)
         telemetry.spool_opened(messages=numbers.messages, octets=numbers.octets, dead_letters=sum(tally.dead_letters.values()))
@@ -180,16 +134,16 @@ class Spool:
         for timer in (self._tick_timer, self._reopen_timer, self._linger):
             if timer is not None:
                 timer.cancel()
-        while self._state == "open" and (self._busy or self._queue or self._marks or self._removals):
+        while self._state == "open" and (self._busy or self._line):
             if not self._busy:
                 self._hand_over()
             await self._writer.run(lambda: None)
         self._state = "closed"
-        self._refuse_waiting(SpoolFailed("the spool is closed"))
+        self._line.refuse_commits(SpoolFailed("the spool is closed"))
         with suppress(SpoolFault):
             await self._writer.run(self._database.close)
         await self._writer.stop()
-        self._pool.shutdown()
+        self._files.stop()
         self.folder.close()
         for end in self._watches:
             end()
@@ -267,14 +221,14 @@ class Spool:
         except BaseException:
             self._forget(size_octets, name)
             raise
-        commit = _Commit(row, mail, slots, self._loop.create_future(), self._obituaries(row.seq, mail, slots, why) if why else ())
-        self._queue.append(commit)
+        commit = Commit(row, mail, slots, self._loop.create_future(), self._obituaries(row.seq, mail, slots, why) if why else ())
+        self._line.commits.append(commit)
         self._poke()
         return await commit.future
 
     def _obituaries(self, seq: int, mail: Mail, slots: tuple[Slot, ...], why: Sequence[str]) -> tuple[Mark, ...]:
         now_ms = self._clock.now_ms()
-        self._recount = True
+        self._line.recount = True
         names = [mail.recipients[slot.recipient].event_id for slot in slots]
         return tuple(
             Mark(seq, number, len(slots), State.DEAD, names[number], slot.sink, why=reason[:1000], at_ms=now_ms)
@@ -282,38 +236,17 @@ class Spool:
         )
 
     async def _keep(self, body: Body) -> str:
-        self._next_file += 1
-        name = f"{self._next_file:016x}"
-        source = body.path
-        if source is None and body.octets is None:
-            raise ValueError("the body's file was taken before")
-        job = partial(self.folder.write, body.octets or b"", name) if source is None else partial(self.folder.keep, source, name)
-        future = self._loop.run_in_executor(self._pool, job)
         try:
-            await asyncio.shield(future)
+            return await self._files.keep(body)
         except SpoolFailed as fault:
             self._fail(str(fault))
             raise
-        except SpoolFull:
-            raise
-        except asyncio.CancelledError:
-            future.add_done_callback(lambda _: self._remove((name,)))
-            raise
-        finally:
-            if source is not None and not future.cancelled() and future.done() and future.exception() is None:
-                body.release()
-        return name
 
     def _forget(self, size_octets: int, name: str | None) -> None:
         self.numbers.messages -= 1
         self.numbers.octets -= size_octets
         if name is not None:
-            self._remove((name,))
-
-    def _remove(self, names: Sequence[str]) -> None:
-        if names:
-            with suppress(RuntimeError):  # the pool has ended: orphans are swept at the next start
-                self._pool.submit(self.folder.remove, tuple(names))
+            self._files.remove((name,))
 
     # --- marks: what became of deliveries. They return at once and ride with the next group.
 
@@ -329,7 +262,7 @@ class Spool:
 
     def dead(self, delivery: Delivery, why: str) -> None:
         """The event is given up; it is kept, with its message, as a dead letter."""
-        self._recount = True
+        self._line.recount = True
         self._mark(self._mark_of(delivery, State.DEAD, 0, why, self._clock.now_ms()), delivery)
 
     def set_aside(self, delivery: Delivery, why: str) -> None:
@@ -356,11 +289,10 @@ class Spool:
         pending[sink] = pending.get(sink, 0) - count
 
     def _post(self, mark: Mark) -> None:
-        self._marks.append(mark)
-        self._posted += 1
+        self._line.post(mark)
         if self._linger is None and not self._busy:
             self._linger = self._loop.call_later(MARK_LINGER_S, self._linger_ended)
-        elif len(self._marks) == GROUP_MAX_MARKS:
+        elif self._line.urgent:
             self._poke()
 
     def _linger_ended(self) -> None:
@@ -369,12 +301,11 @@ class Spool:
 
     async def flush(self) -> None:
         """Return when every mark given so far is durable. Raises ``SpoolFailed`` if the spool is not healthy."""
-        if self._durable == self._posted:
+        if self._line.durable:
             return
         if self._state != "open":
             raise SpoolFailed(self._reason)
-        future = self._loop.create_future()
-        self._flushes.append((self._posted, future))
+        future = self._line.flush()
         self._poke()
         await future
 
@@ -389,11 +320,11 @@ class Spool:
     def _hand_over(self) -> None:
         self._scheduled = False
         if self._state != "open":  # failed meanwhile: nobody waits for a reopening
-            self._refuse_waiting(SpoolFailed(self._reason))
+            self._line.refuse_commits(SpoolFailed(self._reason))
             return
         if self._busy:
             return
-        group = self._take_group()
+        group = self._line.take()
         if not (group.commits or group.marks or group.removals):
             return
         if self._linger is not None:
@@ -402,26 +333,7 @@ class Spool:
         self._busy = True
         self._writer.post(partial(self._apply, group), partial(self._applied, group))
 
-    def _take_group(self) -> _Group:
-        group = _Group()
-        queue, marks, commits = self._queue, self._marks, group.commits
-        while queue and len(commits) < GROUP_MAX_MESSAGES and group.octets < GROUP_MAX_OCTETS:
-            commit = queue.popleft()
-            if commit.future.cancelled():
-                self._forget(commit.row.size_octets, commit.row.file)
-                continue
-            commits.append(commit)
-            group.octets += len(commit.row.body or b"")
-        if len(marks) <= GROUP_MAX_MARKS:
-            group.marks.extend(marks)
-            marks.clear()
-        else:
-            group.marks.extend(marks.popleft() for _ in range(GROUP_MAX_MARKS))
-        group.removals, self._removals = self._removals, []
-        group.recount, self._recount = self._recount, False
-        return group
-
-    def _apply(self, group: _Group) -> tuple[Applied, int | None, float]:
+    def _apply(self, group: Group) -> tuple[Applied, int | None, float]:
         """On the writer's thread: one transaction, then a look at the free space."""
         start = time.perf_counter()
         rows = [commit.row for commit in group.commits]
@@ -432,7 +344,7 @@ class Spool:
             free_octets = self.folder.free_octets()
         return applied, free_octets, time.perf_counter() - start
 
-    def _applied(self, group: _Group, result: tuple[Applied, int | None, float], fault: SpoolFault | None) -> None:
+    def _applied(self, group: Group, result: tuple[Applied, int | None, float], fault: SpoolFault | None) -> None:
         self._busy = False
         if fault is not None:
             self._group_failed(group, fault)
@@ -445,12 +357,8 @@ class Spool:
             numbers.free_octets = free_octets
         if applied.dead_letters is not None:
             numbers.dead_letters = applied.dead_letters
-        self._remove(applied.files)
-        self._durable += len(group.marks)
-        while self._flushes and self._flushes[0][0] <= self._durable:
-            _, flush = self._flushes.popleft()
-            if not flush.done():
-                flush.set_result(None)
+        self._files.remove(applied.files)
+        self._line.done(group)
         arrivals = [held for held in map(self._resolve, group.commits) if held is not None]
         self._commits += len(group.commits)
         telemetry.spool_committed(messages=len(group.commits), seconds=seconds)
@@ -461,15 +369,15 @@ class Spool:
 
     def _next_group(self) -> None:
         """Go on at once for those who wait for an answer; marks alone wait a little for company."""
-        if self._queue or self._removals or self._flushes or len(self._marks) >= GROUP_MAX_MARKS:
+        if self._line.urgent:
             self._hand_over()
-        elif self._marks and self._linger is None:
+        elif self._line and self._linger is None:
             self._linger = self._loop.call_later(MARK_LINGER_S, self._linger_ended)
 
-    def _resolve(self, commit: _Commit) -> Held | None:
+    def _resolve(self, commit: Commit) -> Held | None:
         row = commit.row
         if commit.future.cancelled():  # nobody answered 250: take it out again
-            self._removals.append(row.seq)
+            self._line.removals.append(row.seq)
             telemetry.spool_withdrawn(message=commit.mail.id)
             return None
         path = self.folder.bodies / row.file if row.file is not None else None
@@ -485,37 +393,22 @@ class Spool:
 
     # --- faults
 
-    def _group_failed(self, group: _Group, fault: SpoolFault) -> None:
-        self._marks.extendleft(reversed(group.marks))
-        self._removals = group.removals + self._removals
-        self._recount |= group.recount
-        for commit in reversed(group.commits):
-            self._queue.appendleft(commit)
+    def _group_failed(self, group: Group, fault: SpoolFault) -> None:
+        self._line.put_back(group)
         if isinstance(fault, SpoolFull):
             telemetry.spool_failed(kind="full", why=str(fault))
             self._disk_full = True
-            self._refuse_waiting(fault)
-            self._loop.run_in_executor(self._pool, self.folder.drop_ballast).add_done_callback(lambda _: self._hand_over())
+            self._line.refuse_commits(fault)
+            self._files.run(self.folder.drop_ballast).add_done_callback(lambda _: self._hand_over())
         else:
             self._refused += [commit.row.seq for commit in group.commits]
             self._fail(str(fault))
 
-    def _refuse_waiting(self, fault: SpoolFault) -> None:
-        """Tell all who wait that their mail was not taken."""
-        queue, self._queue = self._queue, deque()
-        for commit in queue:
-            self._forget(commit.row.size_octets, commit.row.file)
-            if not commit.future.done():
-                commit.future.set_exception(type(fault)(str(fault)))
-
     def _fail(self, why: str) -> None:
         """Stop accepting, and open again after a pause."""
         self._reason = why
-        self._refuse_waiting(SpoolFailed(why))
-        while self._flushes:
-            _, flush = self._flushes.popleft()
-            if not flush.done():
-                flush.set_exception(SpoolFailed(why))
+        self._line.refuse_commits(SpoolFailed(why))
+        self._line.refuse_flushes(SpoolFailed(why))
         telemetry.spool_failed(kind="failed", why=why)
         if self._state == "open":
             self._state = "failed"
@@ -563,18 +456,12 @@ class Spool:
         return page
 
     async def verify(self, held: Held) -> None:
-        """Check that the file of *held* is what was accepted.
-
-        Raises:
-            SpoolDamaged: it is missing, or is not. SpoolFailed: the disk says no.
-        """
-        await self._loop.run_in_executor(self._pool, _verify, held)
+        """Check that the file of *held* is what was accepted. Raises ``SpoolDamaged`` or ``SpoolFailed``."""
+        await self._files.verify(held)
 
     async def read(self, held: Held) -> bytes:
-        """Return the octets of *held*. Raises as ``verify``, which see; the content is not checked again."""
-        if held.octets is not None:
-            return held.octets
-        return await self._loop.run_in_executor(self._pool, _read, held)
+        """Return the octets of *held*. Raises as ``verify``; the content of a file is not checked again."""
+        return await self._files.read(held)
 
     def _tell_holes(self) -> None:
         holes = self._database.holes
@@ -602,7 +489,7 @@ class Spool:
             return False
         now_ms = self._clock.now_ms()
         self.numbers.pending[sink] = self.numbers.pending.get(sink, 0) + 1
-        self._recount = True
+        self._line.recount = True
         self._post(mark._replace(state=State.RETRY, attempt=0, due_ms=now_ms, at_ms=now_ms))
         await self.flush()
         if self.on_replay is not None:
@@ -623,7 +510,7 @@ class Spool:
         return await self._writer.run(lambda: self._database.dead_mark(event_id, sink))
 
     def _drop(self, mark: Mark) -> None:
-        self._recount = True
+        self._line.recount = True
         self._post(mark._replace(state=State.DONE))
 
     # --- housekeeping
@@ -632,29 +519,10 @@ class Spool:
         self._ticks += 1
         idle = self._commits == self._commits_at_tick
         self._commits_at_tick = self._commits
-        retention = self._ticks % RETENTION_TICKS == 1
-        job = partial(self._care, idle=idle, retention=retention, healthy=self._state == "open")
-        self._writer.post(job, self._cared)
+        chores = Chores(idle=idle, retention=self._ticks % RETENTION_TICKS == 1, healthy=self._state == "open", now_ms=self._clock.now_ms())
+        self._writer.post(partial(care, self.folder, self._database, self.settings, chores), self._cared)
 
-    def _care(self, *, idle: bool, retention: bool, healthy: bool) -> _Care:
-        """On the writer's thread: measure, and while nothing else is to do give pages back."""
-        settings = self.settings
-        free_octets = self.folder.free_octets()
-        with disk_faults("cannot look at the spill folder"):
-            spilled_octets = self.folder.spilled_octets()
-        if free_octets > settings.free_min_octets + settings.ballast_octets and self.folder.fill_ballast():
-            free_octets = self.folder.free_octets()
-        if not healthy:
-            return _Care(free_octets, spilled_octets, self.numbers.oldest_ms, ())
-        expired: list[Mark] = []
-        if retention:
-            before_ms = self._clock.now_ms() - settings.dead_letter_age_max_s * 1000
-            expired = self._database.expired(before_ms, settings.dead_letters_max, RETENTION_STEP)
-        if idle:
-            self._database.vacuum()
-        return _Care(free_octets, spilled_octets, self._database.oldest_ms(), tuple(expired))
-
-    def _cared(self, care: _Care, fault: SpoolFault | None) -> None:
+    def _cared(self, found: Findings, fault: SpoolFault | None) -> None:
         if self._state == "closed" or not self._accepting:
             return
         self._tick_timer = self._clock.call_later(TICK_S, self._tick)
@@ -662,50 +530,17 @@ class Spool:
             telemetry.spool_failed(kind="housekeeping", why=str(fault))
             return
         numbers = self.numbers
-        numbers.free_octets, numbers.spilled_octets, numbers.oldest_ms = care.free_octets, care.spilled_octets, care.oldest_ms
-        for mark in care.expired:
+        numbers.free_octets, numbers.spilled_octets = found.free_octets, found.spilled_octets
+        if found.looked:
+            numbers.oldest_ms = found.oldest_ms
+        for mark in found.expired:
             telemetry.dead_letter_dropped(sink=mark.sink, event=mark.event_id)
             self._drop(mark)
         if self._disk_full:
-            self._disk_full = care.free_octets <= self.settings.free_min_octets
+            self._disk_full = found.free_octets <= self.settings.free_min_octets
             self._hand_over()
-
-    def _watch(self) -> None:
-        numbers = self.numbers
-        self._watches += [
-            telemetry.watch("postbus_spool_messages", lambda: {(): numbers.messages}),
-            telemetry.watch("postbus_spool_octets", lambda: {(): numbers.octets}),
-            telemetry.watch("postbus_spool_free_octets", lambda: {(): numbers.free_octets}),
-            telemetry.watch("postbus_spool_damaged", lambda: {(): numbers.damaged}),
-            telemetry.watch("postbus_spool_oldest_seconds", lambda: {(): self.oldest_age_s()}),
-            telemetry.watch("postbus_dead_letters_kept", lambda: {(sink,): count for sink, count in numbers.dead_letters.items()}),
-            telemetry.watch("postbus_sink_queue_events", lambda: {(sink,): count for sink, count in numbers.pending.items()}),
-        ]
 
     def oldest_age_s(self) -> float:
         """Return the age of the oldest message still owed to a sink, 0 if there is none."""
         oldest_ms = self.numbers.oldest_ms
         return 0.0 if oldest_ms is None else max(0.0, (self._clock.now_ms() - oldest_ms) / 1000)
-
-
-@contextmanager
-def _body_faults(held: Held) -> Iterator[Path]:
-    assert held.path is not None
-    try:
-        yield held.path
-    except FileNotFoundError as error:
-        raise SpoolDamaged(f"the body's file is missing: {held.path}") from error
-    except OSError as error:
-        raise SpoolFailed(f"cannot read a message's file: {error}") from error
-
-
-def _verify(held: Held) -> None:
-    with _body_faults(held) as path, path.open("rb") as file:
-        digest = file_digest(file, "sha256").hexdigest()
-    if digest != held.mail.sha256:
-        raise SpoolDamaged(f"the body's file is not what was accepted: {held.path}")
-
-
-def _read(held: Held) -> bytes:
-    with _body_faults(held) as path:
-        return path.read_bytes()

@@ -1,13 +1,5 @@
 """The spool's database: the only module that knows SQLite. Every call blocks and belongs on the writer's thread.
 
-Tables:
-  message   one row per message held. ``deliveries`` is a JSON list of slots; ``body`` holds the octets, or ``file`` names them.
-  mark      what is known of a slot beside its being owed: DONE (a message with other slots open), RETRY (due later), DEAD.
-  damaged   messages set aside: never delivered, never deleted by us.
-
-A slot without a mark is owed and undecided, so the common message costs one insert and one delete, and the backlog after a crash
-is simply the message table in order. A message goes when all its slots are done; its marks go with it.
-
 Choices (measured; SQLite 3.40): pages of 16 KiB (+42 % at 16 KB bodies against 4 KiB); rows go in by one statement for many, because
 each statement gives the interpreter lock away and has to win it back from a busy loop; freed pages are returned by
 ``incremental_vacuum``, which only runs to its end under ``executescript``; no statement stays open between calls, since an open
@@ -23,55 +15,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from zlib import crc32
 
 import orjson
 
 from postbus.bridge.spool.faults import SpoolDamaged, SpoolFailed, SpoolFault, SpoolFull, SpoolRefused
 from postbus.bridge.spool.records import DeadLetter, Delivery, Held, Mark, Page, Slot, State
-from postbus.event.mail import Mail, mail_from_bytes, mail_to_bytes
+from postbus.bridge.spool.tables import APPLICATION_ID, FORMAT, SCHEMA, SETUP, Row, finished, letter_of
+from postbus.event.mail import mail_from_bytes
 
-FORMAT = 1
-"""What this code writes and reads; kept in ``user_version``."""
-APPLICATION_ID = 0x70_6F_73_74
-PAGE_OCTETS = 16_384
-JOURNAL_MAX_OCTETS = 67_108_864
-"""The write-ahead log is cut back to this after a checkpoint; it is usually 1,000 pages, 16 MiB."""
 ROWS_PER_STATEMENT = 64
 VACUUM_PAGES = 1_000
 """Pages returned per idle step: 37 ms."""
 
-SETUP = f"""
-PRAGMA page_size={PAGE_OCTETS};
-PRAGMA auto_vacuum=INCREMENTAL;
-PRAGMA locking_mode=EXCLUSIVE;
-PRAGMA journal_mode=WAL;
-PRAGMA synchronous=FULL;
-PRAGMA wal_autocheckpoint=1000;
-PRAGMA journal_size_limit={JOURNAL_MAX_OCTETS};
-PRAGMA temp_store=MEMORY;
-PRAGMA cell_size_check=ON;
-"""
-SCHEMA = f"""
-BEGIN IMMEDIATE;
-CREATE TABLE message (
-  seq INTEGER PRIMARY KEY, received_ms INTEGER NOT NULL, size_octets INTEGER NOT NULL, slots INTEGER NOT NULL,
-  deliveries TEXT NOT NULL, file TEXT, checksum INTEGER NOT NULL, mail BLOB NOT NULL, body BLOB
-);
-CREATE TABLE mark (
-  message INTEGER NOT NULL, number INTEGER NOT NULL, slots INTEGER NOT NULL, state INTEGER NOT NULL, event_id TEXT NOT NULL,
-  sink TEXT NOT NULL, attempt INTEGER NOT NULL, due_ms INTEGER NOT NULL, why TEXT NOT NULL, at_ms INTEGER NOT NULL,
-  PRIMARY KEY (message, number)
-) WITHOUT ROWID;
-CREATE INDEX mark_due ON mark (sink, due_ms, message, number) WHERE state = {State.RETRY};
-CREATE INDEX mark_dead ON mark (at_ms, message, number) WHERE state = {State.DEAD};
-CREATE INDEX mark_event ON mark (sink, event_id) WHERE state = {State.DEAD};
-CREATE TABLE damaged (seq INTEGER PRIMARY KEY, why TEXT NOT NULL, at_ms INTEGER NOT NULL);
-PRAGMA application_id={APPLICATION_ID};
-PRAGMA user_version={FORMAT};
-COMMIT;
-"""
 ROW = "seq, received_ms, size_octets, slots, deliveries, file, checksum, mail, body"
 IN_LIST = "IN (SELECT value FROM json_each(?))"
 SOUND = "seq NOT IN (SELECT seq FROM damaged)"
@@ -94,27 +51,6 @@ def database_faults(doing: str) -> Iterator[None]:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         name = getattr(error, "sqlite_errorname", type(error).__name__)
         raise _FAULTS.get(code, SpoolFailed)(f"{doing}: {error} ({name})") from error
-
-
-class Row(NamedTuple):
-    """One row of the message table."""
-
-    seq: int
-    received_ms: int
-    size_octets: int
-    slots: int
-    deliveries: str
-    file: str | None
-    checksum: int
-    mail: bytes
-    body: bytes | None
-
-
-def row_of(seq: int, mail: Mail, slots: tuple[Slot, ...], *, size_octets: int, octets: bytes | None, file: str | None) -> Row:
-    """Return the row that holds this message."""
-    record = mail_to_bytes(mail)
-    deliveries = orjson.dumps(slots, default=tuple).decode()
-    return Row(seq, mail.received_ms, size_octets, len(slots), deliveries, file, crc32(record), record, octets)
 
 
 @dataclass(slots=True)
@@ -241,7 +177,7 @@ class Database:
         """
         with self._transaction("cannot commit") as sql:
             self._insert(sql, rows)
-            gone, partial = _finished(marks)
+            gone, partial = finished(marks)
             if partial:
                 sql.executemany(MARK, partial)
                 self._oldest = 0 if recount else self._oldest
@@ -411,7 +347,7 @@ class Database:
         held = self._held(Row(*row), damage)
         if held is None:
             raise SpoolDamaged(damage[0][1])
-        return _letter(mark, held), Delivery(held, mark.number, mark.attempt)
+        return letter_of(mark, held), Delivery(held, mark.number, mark.attempt)
 
     def expired(self, before_ms: int, keep: int, limit: int) -> list[Mark]:
         """Return at most *limit* dead letters to drop: those given up before *before_ms*, and the oldest beyond the newest *keep*."""
@@ -431,7 +367,7 @@ class Database:
                 columns = "seq, received_ms, size_octets, slots, deliveries, file, checksum, mail, NULL"
                 row = self._sql.execute(f"SELECT {columns} FROM message WHERE seq = ?", (mark.seq,)).fetchone()  # noqa: S608
                 held = self._held(Row(*row), damage, body=False)
-                letters.append(_letter(mark, held))
+                letters.append(letter_of(mark, held))
         return letters
 
     @staticmethod
@@ -511,44 +447,5 @@ class Database:
         return high
 
 
-def _finished(marks: Sequence[Mark]) -> tuple[list[int], list[Mark]]:
-    """Split *marks* into messages that are wholly done by this group, and marks that must be written."""
-    gone: list[int] = []
-    rest: list[Mark] = []
-    for mark in marks:
-        if mark.slots == 1 and mark.state == State.DONE:
-            gone.append(mark.seq)
-        else:
-            rest.append(mark)
-    if len(rest) > 1:
-        done = Counter(mark.seq for mark in {(mark.seq, mark.number): mark for mark in rest}.values() if mark.state == State.DONE)
-        whole = {mark.seq for mark in rest if done[mark.seq] == mark.slots}
-        gone += whole
-        rest = [mark for mark in rest if mark.seq not in whole]
-    return gone, rest
-
-
 def _list(seqs: Sequence[int] | set[int]) -> str:
     return orjson.dumps(list(seqs)).decode()
-
-
-def _letter(mark: Mark, held: Held | None) -> DeadLetter:
-    cursor = f"{mark.at_ms}.{mark.seq}.{mark.number}"
-    if held is None:  # its message is damaged: the name and the reason are what is left
-        return DeadLetter(mark.event_id, mark.sink, mark.why, mark.at_ms, 0, mark.attempt, "", "", "", "", 0, cursor)
-    mail = held.mail
-    recipient = mail.recipients[held.slots[mark.number].recipient]
-    return DeadLetter(
-        event_id=mark.event_id,
-        sink=mark.sink,
-        why=mark.why,
-        at_ms=mark.at_ms,
-        received_ms=mail.received_ms,
-        attempt=mark.attempt,
-        message_id=mail.id,
-        route=recipient.route,
-        recipient=recipient.address,
-        mail_from=mail.mail_from,
-        size_octets=held.size_octets,
-        cursor=cursor,
-    )

@@ -1,0 +1,119 @@
+"""The spool's tables, and what can be said of their rows without a database.
+
+  message   one row per message held. ``deliveries`` is a JSON list of slots; ``body`` holds the octets, or ``file`` names them.
+  mark      what is known of a slot beside its being owed: DONE (a message with other slots open), RETRY (due later), DEAD.
+  damaged   messages set aside: never delivered, never deleted by us.
+
+A slot without a mark is owed and undecided, so the common message costs one insert and one delete, and the backlog after a crash
+is simply the message table in order. A message goes when all its slots are done; its marks go with it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+from zlib import crc32
+
+import orjson
+
+from postbus.bridge.spool.records import DeadLetter, Held, Mark, Slot, State
+from postbus.event.mail import Mail, mail_to_bytes
+
+FORMAT = 1
+"""What this code writes and reads; kept in ``user_version``."""
+APPLICATION_ID = 0x70_6F_73_74
+PAGE_OCTETS = 16_384
+JOURNAL_MAX_OCTETS = 67_108_864
+"""The write-ahead log is cut back to this after a checkpoint; it is usually 1,000 pages, 16 MiB."""
+SETUP = f"""
+PRAGMA page_size={PAGE_OCTETS};
+PRAGMA auto_vacuum=INCREMENTAL;
+PRAGMA locking_mode=EXCLUSIVE;
+PRAGMA journal_mode=WAL;
+PRAGMA synchronous=FULL;
+PRAGMA wal_autocheckpoint=1000;
+PRAGMA journal_size_limit={JOURNAL_MAX_OCTETS};
+PRAGMA temp_store=MEMORY;
+PRAGMA cell_size_check=ON;
+"""
+SCHEMA = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE message (
+  seq INTEGER PRIMARY KEY, received_ms INTEGER NOT NULL, size_octets INTEGER NOT NULL, slots INTEGER NOT NULL,
+  deliveries TEXT NOT NULL, file TEXT, checksum INTEGER NOT NULL, mail BLOB NOT NULL, body BLOB
+);
+CREATE TABLE mark (
+  message INTEGER NOT NULL, number INTEGER NOT NULL, slots INTEGER NOT NULL, state INTEGER NOT NULL, event_id TEXT NOT NULL,
+  sink TEXT NOT NULL, attempt INTEGER NOT NULL, due_ms INTEGER NOT NULL, why TEXT NOT NULL, at_ms INTEGER NOT NULL,
+  PRIMARY KEY (message, number)
+) WITHOUT ROWID;
+CREATE INDEX mark_due ON mark (sink, due_ms, message, number) WHERE state = {State.RETRY};
+CREATE INDEX mark_dead ON mark (at_ms, message, number) WHERE state = {State.DEAD};
+CREATE INDEX mark_event ON mark (sink, event_id) WHERE state = {State.DEAD};
+CREATE TABLE damaged (seq INTEGER PRIMARY KEY, why TEXT NOT NULL, at_ms INTEGER NOT NULL);
+PRAGMA application_id={APPLICATION_ID};
+PRAGMA user_version={FORMAT};
+COMMIT;
+"""
+
+
+class Row(NamedTuple):
+    """One row of the message table."""
+
+    seq: int
+    received_ms: int
+    size_octets: int
+    slots: int
+    deliveries: str
+    file: str | None
+    checksum: int
+    mail: bytes
+    body: bytes | None
+
+
+def row_of(seq: int, mail: Mail, slots: tuple[Slot, ...], *, size_octets: int, octets: bytes | None, file: str | None) -> Row:
+    """Return the row that holds this message."""
+    record = mail_to_bytes(mail)
+    deliveries = orjson.dumps(slots, default=tuple).decode()
+    return Row(seq, mail.received_ms, size_octets, len(slots), deliveries, file, crc32(record), record, octets)
+
+
+def finished(marks: Sequence[Mark]) -> tuple[list[int], list[Mark]]:
+    """Split *marks* into messages that are wholly done by this group, and marks that must be written."""
+    gone: list[int] = []
+    rest: list[Mark] = []
+    for mark in marks:
+        if mark.slots == 1 and mark.state == State.DONE:
+            gone.append(mark.seq)
+        else:
+            rest.append(mark)
+    if len(rest) > 1:
+        done = Counter(mark.seq for mark in {(mark.seq, mark.number): mark for mark in rest}.values() if mark.state == State.DONE)
+        whole = {mark.seq for mark in rest if done[mark.seq] == mark.slots}
+        gone += whole
+        rest = [mark for mark in rest if mark.seq not in whole]
+    return gone, rest
+
+
+def letter_of(mark: Mark, held: Held | None) -> DeadLetter:
+    """Return the dead letter that *mark* stands for; *held* is ``None`` when its message is damaged."""
+    cursor = f"{mark.at_ms}.{mark.seq}.{mark.number}"
+    if held is None:  # its message is damaged: the name and the reason are what is left
+        return DeadLetter(mark.event_id, mark.sink, mark.why, mark.at_ms, 0, mark.attempt, "", "", "", "", 0, cursor)
+    mail = held.mail
+    recipient = mail.recipients[held.slots[mark.number].recipient]
+    return DeadLetter(
+        event_id=mark.event_id,
+        sink=mark.sink,
+        why=mark.why,
+        at_ms=mark.at_ms,
+        received_ms=mail.received_ms,
+        attempt=mark.attempt,
+        message_id=mail.id,
+        route=recipient.route,
+        recipient=recipient.address,
+        mail_from=mail.mail_from,
+        size_octets=held.size_octets,
+        cursor=cursor,
+    )
