@@ -91,6 +91,7 @@ def seconds_of(retry_after: str | None, now: datetime) -> float | None:
 # First match wins, so a class stands before those it derives from.
 FAILURES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((ForbiddenAddressError,), "the URL leads to an address that is not allowed"),
+    ((aiohttp.InvalidURL,), "the URL is not one that can be connected to"),
     ((aiohttp.ClientConnectorDNSError,), "the receiver's name cannot be resolved"),
     ((aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError), "the receiver's certificate is not trusted"),
     ((aiohttp.ClientSSLError, ssl.SSLError), "TLS with the receiver failed"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -25,6 +26,12 @@ from postbus.sinks.webhook.transport import Client, Transport
 
 CONNECTION_LOST = (aiohttp.ServerDisconnectedError, ConnectionResetError, BrokenPipeError, aiohttp.ClientConnectionResetError)
 """How a connection ends that the receiver closed while it was idle: the request is worth one more try at once, on a new one."""
+NOT_MADE: tuple[tuple[type[Exception], str], ...] = (
+    (httpx.InvalidURL, "the URL is not one that can be connected to"),
+    (ValueError, "a secret is missing or none"),
+    (OSError, "a certificate cannot be read"),
+)
+"""Why there is no client: an operator's mistake, each."""
 USER_AGENT = f"postbus/{__version__}"
 
 
@@ -39,14 +46,15 @@ class Equipment:
 
 
 class WebhookSink:
-    """Posts events to an HTTP endpoint; see ``postbus.sinks.Sink``."""
+    """Posts events to an HTTP endpoint; see ``postbus.sinks.Sink``. *clock*: seconds since the Unix epoch, for the time stamp."""
 
     kind = "webhook"
     durable = True
     octets = False  # Standard Webhooks verifiers take text, and structured mode is text: raw mail goes as base64 in JSON
 
-    def __init__(self, name: str, settings: WebhookSettings) -> None:
+    def __init__(self, name: str, settings: WebhookSettings, clock: Callable[[], float] = time.time) -> None:
         self.name = name
+        self._clock = clock
         self.secure = settings.url.startswith("https:")
         self.event_max_octets = settings.event_max_octets
         self.concurrency = settings.concurrency
@@ -103,7 +111,7 @@ class WebhookSink:
         client = self._client or await self._made()
         if client is None or self._stopping:
             return Retry("stopping" if self._stopping else self._trouble or "not ready")
-        headers, body = request_of(event, mode=self._settings.mode, fixed=client.headers, keys=client.keys, now_s=int(time.time()))
+        headers, body = request_of(event, mode=self._settings.mode, fixed=client.headers, keys=client.keys, now_s=int(self._clock()))
         if len(body) > self._settings.event_max_octets:
             return Rejected(f"the event has {len(body)} octets, this sink takes {self._settings.event_max_octets}")
         deadline_s = time.monotonic() + self._settings.timeout_s
@@ -120,9 +128,13 @@ class WebhookSink:
     async def _posted(self, client: Equipment, headers: list[tuple[str, str]], body: bytes) -> Outcome:
         """Post once, and once more when the receiver had closed the connection before it could see the request."""
         request = httpx.Request("POST", client.url, headers=headers, content=body)
+        if client.http.is_closed:
+            return Retry("stopping")
         try:
             answer = await client.http.send(request)
         except CONNECTION_LOST:
+            if self._stopping:
+                raise
             answer = await client.http.send(request)
         return outcome_of(answer.status_code, answer.headers.get("retry-after"), datetime.now(UTC))
 
@@ -145,16 +157,17 @@ class WebhookSink:
             if self._client is None and not self._stopping:
                 try:
                     self._client = await self._make()
-                except (OSError, ValueError) as error:
-                    why = "a secret is missing or none" if isinstance(error, ValueError) else "a certificate cannot be read"
+                except tuple(cause for cause, _ in NOT_MADE) as error:
+                    why = next(why for cause, why in NOT_MADE if isinstance(error, cause))
                     if why != self._trouble:
                         telemetry.sink_troubled(sink=self.name, why=why, error=str(error))
                     self._trouble = why
             return self._client
 
     async def _make(self) -> Equipment:
-        """Return a client; raises SecretMissingError, ValueError, OSError."""
+        """Return a client; raises what NOT_MADE lists."""
         settings = self._settings
+        url = httpx.URL(settings.url)
         headers, keys, context = await asyncio.to_thread(self._read)
         private = settings.private if settings.private is not None else names_inside(settings.url)
         transport = Transport(
@@ -165,7 +178,7 @@ class WebhookSink:
             response_max_octets=settings.response_max_octets,
         )
         http = Client(transport=transport, trust_env=False, follow_redirects=False, timeout=None)
-        return Equipment(http, httpx.URL(settings.url), headers, keys)
+        return Equipment(http, url, headers, keys)
 
     def _read(self) -> tuple[tuple[tuple[str, str], ...], tuple[bytes, ...], ssl.SSLContext | bool]:
         """Read secrets and certificates: in a thread, since loading the system's authorities takes 20 ms."""

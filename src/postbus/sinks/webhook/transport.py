@@ -12,6 +12,7 @@ calls every failure a connect timeout, has no total timeout and hands out whole 
 from __future__ import annotations
 
 import asyncio
+import io
 import ssl
 
 import aiohttp
@@ -25,6 +26,8 @@ BODY_TIMEOUT_S = 1.0
 KEEPALIVE_S = 15.0
 """An idle connection is closed after this: servers' own limits begin at 5 s (Node), commonly 60 s and more."""
 READ_OCTETS = 16 * 1024
+WHOLE_MAX_OCTETS = 256 * 1024
+"""A larger body is written piece by piece as the receiver takes it, not handed to the socket whole."""
 WANTED_HEADERS = (b"retry-after",)
 
 
@@ -78,7 +81,7 @@ class Transport(httpx.AsyncBaseTransport):
         sending = self._session.request(
             request.method,
             URL(str(request.url), encoded=True),
-            data=request.content,
+            data=request.content if len(request.content) <= WHOLE_MAX_OCTETS else io.BytesIO(request.content),
             headers=request.headers.multi_items(),
             allow_redirects=False,
         )
