@@ -14,8 +14,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 
 import psutil
@@ -91,6 +91,9 @@ run(main(globals()[sys.argv[1]]()))
 """
 
 
+Server = Callable[[], AbstractContextManager[tuple[psutil.Process, str]]]
+
+
 @contextmanager
 def postbus(handler: str, spill_folder: str = "") -> Iterator[tuple[psutil.Process, str]]:
     """Run our listener with the ``Plain`` or ``Coroutine`` handler; yield its process and address."""
@@ -146,7 +149,11 @@ def measure(server: psutil.Process, address: str, load: Load) -> tuple[float, fl
 
 def figures(runs: int, share: float = 1.0) -> list[Figure]:
     """Measure every server under every load, *runs* times in turn; *share* scales the number of messages."""
-    servers = {"smtp-sink": smtp_sink, "postbus plain": lambda: postbus("Plain"), "postbus coroutine": lambda: postbus("Coroutine")}
+    servers: dict[str, Server] = {
+        "smtp-sink": smtp_sink,
+        "postbus plain": lambda: postbus("Plain"),
+        "postbus coroutine": lambda: postbus("Coroutine"),
+    }
     found = []
     for load in (Load(load.name, max(200, int(load.messages * share)), load.size_octets, load.reuse) for load in LOADS):
         samples: dict[str, list[tuple[float, float]]] = {name: [] for name in servers}

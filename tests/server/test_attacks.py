@@ -102,7 +102,9 @@ def test_attack_over_a_live_socket(row: Row, run: Run) -> None:
     [
         row
         for row in rows()
-        if all(step.kind == "send" and not any(octets in step.octets.upper() for octets in ABOUT_TLS) for step in (*row.prologue, *row.steps))
+        if all(
+            step.kind == "send" and not any(octets in step.octets.upper() for octets in ABOUT_TLS) for step in (*row.prologue, *row.steps)
+        )
         and not row.early
         and not row.server.get("require_tls")
     ],

@@ -52,7 +52,7 @@ def small(**fields: Any) -> ListenerSettings:
         pytest.param(5000, True, id="many batches"),
     ],
 )
-def test_large_content_goes_to_a_file_and_is_gone_after_its_answer(lines: int, spilled: bool, tmp_path: Path, run: Run) -> None:  # noqa: FBT001
+def test_large_content_goes_to_a_file_and_is_gone_after_its_answer(lines: int, spilled: bool, tmp_path: Path, run: Run) -> None:
     """The file is private, hashed while written, and unlinked unless taken."""
     content = LINE * lines
 
@@ -154,9 +154,10 @@ def test_spill_stops_the_sender_while_two_batches_wait(tmp_path: Path, run: Run)
         moved = asyncio.Event()
         spill = Spill(tmp_path, None, asyncio.get_running_loop(), moved.set)
         spill.feed(b"a" * BATCH_OCTETS)
-        assert not spill.behind
+        states = [spill.behind]
         spill.feed(b"b" * BATCH_OCTETS)
-        assert spill.behind
+        states.append(spill.behind)
+        assert states == [False, True]
         await until(lambda: not spill.behind)
         spill.end()
         await until(lambda: spill.whole)

@@ -117,7 +117,10 @@ def test_a_message_reaches_the_handler(handler: type[Box], run: Run) -> None:
         async with listening(box) as listener, Wire.to(listener) as wire:
             await wire.say("EHLO client.example")
             assert await wire.talk(
-                "MAIL FROM:<a@client.example> BODY=8bitmime ENVID=Qq", "RCPT TO:<b@mx.example> NOTIFY=NEVER", "RCPT TO:<c@mx.example>", "DATA"
+                "MAIL FROM:<a@client.example> BODY=8bitmime ENVID=Qq",
+                "RCPT TO:<b@mx.example> NOTIFY=NEVER",
+                "RCPT TO:<c@mx.example>",
+                "DATA",
             ) == ["250", "250", "250", "354"]
             assert await sent(wire, "Subject: x\r\n\r\n..dot\r\n") == "250 2.0.0 OK"
             (envelope,), (session,) = box.envelopes, box.sessions
@@ -435,7 +438,9 @@ class Calling(SMTP):
         await self.push(status)
 
 
-@pytest.mark.parametrize(("handler", "expected"), [pytest.param(Box(), "250 mx.example", id="no hook"), pytest.param(HeloCounter(), "250 OK", id="a hook")])
+@pytest.mark.parametrize(
+    ("handler", "expected"), [pytest.param(Box(), "250 mx.example", id="no hook"), pytest.param(HeloCounter(), "250 OK", id="a hook")]
+)
 def test_a_verb_written_the_way_of_the_talk(handler: Any, expected: str, run: Run) -> None:
     """``_set_rset_state``, ``_call_handler_hook``, MISSING and push; mail can follow."""
 
@@ -529,7 +534,7 @@ def test_many_pipelined_commands_in_one_segment(run: Run) -> None:
 
 
 @pytest.mark.parametrize(("smtputf8", "expected"), [pytest.param(True, "h\u00e9\r\n", id="UTF-8"), pytest.param(False, None, id="ASCII")])
-def test_decode_data_gives_text(smtputf8: bool, expected: str | None, run: Run) -> None:  # noqa: FBT001
+def test_decode_data_gives_text(smtputf8: bool, expected: str | None, run: Run) -> None:
     """``decode_data`` makes content text; without SMTPUTF8 it must be ASCII."""
 
     async def scenario() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ import trustme
 from postbus.server import Listener, ListenerSettings
 from postbus.server.roster import Roster
 
-PATIENCE_S = 10
+PATIENCE_S = 3
 
 
 @cache
@@ -90,6 +91,12 @@ class Wire:
         finally:
             writer.transport.abort()
             await asyncio.sleep(0)
+
+    def reset(self) -> None:
+        """Vanish: the other end sees a reset."""
+        peer = self.writer.get_extra_info("socket")
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        self.writer.transport.abort()
 
     async def reply(self) -> str:
         """Return the next reply, its lines joined by LF; ``""`` at the end of the connection."""

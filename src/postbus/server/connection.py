@@ -297,9 +297,16 @@ class Connection(Timed, asyncio.Protocol):
             self._start(outcome)
             self.flush()
             return
+        self._give(outcome)
+        self.pump()
+
+    def _give(self, outcome: Outcome) -> None:
+        """Answer with *outcome*, if it is an answer; and if this was the last one before a drain's end, say so."""
         if isinstance(outcome, Reply | tuple):
             self.engine.answer(outcome)
-        self.pump()
+        if self.roster.draining and not self.engine.in_transaction:
+            self.reason = "drain"
+            self.engine.refuse(SHUTTING_DOWN)
 
     def flush(self) -> None:
         """Send what the engine has to say."""
@@ -373,8 +380,7 @@ class Connection(Timed, asyncio.Protocol):
                 self.busy = False
                 self.owing_at = None
                 self._pending = None
-                if isinstance(outcome, Reply | tuple):
-                    self.engine.answer(outcome)
+                self._give(outcome)
                 self.pump()
                 self.resume(BUSY)
                 await self._rest()
@@ -390,7 +396,7 @@ class Connection(Timed, asyncio.Protocol):
     async def resolve(self, outcome: Outcome, shift: int) -> Outcome:
         """Wait until *outcome* is an answer. GONE: the peer has left, or was answered without it since *shift*."""
         while isinstance(outcome, Pending):
-            pending = outcome
+            self._pending = pending = outcome
             try:
                 result = await pending.work
             except Exception as error:  # noqa: BLE001 - a hook's; ``fault`` logs it
@@ -436,7 +442,7 @@ class Connection(Timed, asyncio.Protocol):
         if pending is None or pending.event is None:
             self.refuse(TIMED_OUT, "timeout")
             return
-        self.engine.answer(self.late_answer(pending))
+        self._give(self.late_answer(pending))
         self.pump()
         self.resume(BUSY)
 

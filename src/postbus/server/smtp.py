@@ -17,7 +17,7 @@ from functools import cache
 from typing import Any, cast
 
 from postbus.server.body import Spill
-from postbus.server.connection import UPGRADE, Pending
+from postbus.server.connection import UPGRADE
 from postbus.server.dialog import Dialog
 from postbus.server.envelope import Envelope
 from postbus.server.hooks import MISSING
@@ -168,8 +168,6 @@ class SMTP(Dialog):
     async def _conclude(self, event: Any, shift: int) -> None:
         """Answer *event* as the fast way would."""
         outcome = self._end(event) if isinstance(event, EndOfMessage) else self.acts[type(event)](self, event)
-        if isinstance(outcome, Pending):
-            self._pending = outcome
         answer = await self.resolve(outcome, shift)
         pushed, self._pushed = self._pushed, None
         if pushed is not None:

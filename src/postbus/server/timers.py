@@ -90,7 +90,7 @@ class Timed:
         assert self.credit_s is not None
         earned_s = (octets - self.credited_octets) / timeouts.data_rate_octets_s
         self.credited_octets = octets
-        self.credit_s = min(timeouts.data_s, self.credit_s + earned_s) - passed_s
+        self.credit_s = min(timeouts.data_s, self.credit_s + earned_s - passed_s)
         return Lapse.DATA if self.credit_s < 0 else self._long_lapse(now, timeouts)
 
     def _long_lapse(self, now: float, timeouts: Timeouts) -> Lapse | None:
