@@ -541,6 +541,34 @@ async def test_a_reload_gives_a_lane_a_new_sink(tmp_path: Path) -> None:
         assert 1 == new.in_flight_max
 
 
+async def test_a_sink_that_allows_fewer(tmp_path: Path) -> None:
+    """Workers beyond what a new sink allows leave, and nothing that waits is forgotten with them."""
+    old = FakeSink(concurrency=6, gate=asyncio.Event())
+    async with working(tmp_path, old) as works:
+        for number in range(6):
+            await works.accept(f"m{number}")
+        await until(lambda: old.in_flight == 6)
+        assert old.gate is not None
+        old.gate.set()
+        await works.empty()
+        new = FakeSink(concurrency=1)
+        works.dispatcher.replace({"out": new})
+        await works.accept("one")
+        await works.empty()
+        assert ["one"] == new.ids
+
+
+async def test_a_parked_worker_passes_the_word_on(tmp_path: Path) -> None:
+    """Many more events than workers, arriving while all are parked, all go."""
+    sink = FakeSink(concurrency=2)
+    async with working(tmp_path, sink) as works:
+        await works.accept("first")
+        await works.empty()
+        await asyncio.gather(*(works.accept(f"m{number}") for number in range(40)))
+        await works.empty()
+        assert 41 == len(sink.ids)
+
+
 # --- the end
 
 

@@ -521,6 +521,12 @@ async def test_a_mail_that_cannot_be_written_down(spool: Spool) -> None:
     await commit(spool, "b")
 
 
+async def test_a_mail_that_owes_nothing(spool: Spool) -> None:
+    """A message without a slot is our mistake: it would never leave."""
+    with pytest.raises(ValueError, match="owes nothing"):
+        await spool.commit(mail("a", SMALL), (), in_memory(SMALL))
+
+
 async def test_a_body_that_was_taken_before(spool: Spool) -> None:
     """A body whose file was taken is not mistaken for an empty one."""
     record = mail("a", LARGE)

@@ -202,6 +202,8 @@ class Spool:
         return await self._accept(mail, tuple(slots), body, ())
 
     async def _accept(self, mail: Mail, slots: tuple[Slot, ...], body: Body, why: Sequence[str]) -> Held:
+        if not slots:
+            raise ValueError("a message that owes nothing would be held for ever")
         size_octets = body.size_octets
         if self._state != "open" or not self._accepting:
             raise SpoolFailed(self._reason)
