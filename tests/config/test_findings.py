@@ -169,10 +169,14 @@ BAD_FILES = [
         id="address",
     ),
     pytest.param(
-        "sinks: {k: {kind: kafak}}\n" + TO_KAFKA, 'file:1: sinks.k: there is no kind "kafak"; did you mean kafka?', id="kind misspelt"
+        "sinks: {k: {kind: kafak}}\n" + TO_KAFKA,
+        'file:1: sinks.k.kind: no sink of kind "kafak" is installed; did you mean kafka?',
+        id="kind misspelt",
     ),
     pytest.param(
-        "sinks: {k: {kind: amqp}}\n" + TO_KAFKA, 'file:1: sinks.k: there is no kind "amqp"; use kafka, webhook or file', id="other kind"
+        "sinks: {k: {kind: amqp}}\n" + TO_KAFKA,
+        'file:1: sinks.k.kind: no sink of kind "amqp" is installed; install the package that brings it, or use one of file, kafka, webhook',
+        id="other kind",
     ),
     pytest.param("sinks: {k: {path: x}}\n" + TO_KAFKA, "file:1: sinks.k: the kind is missing; use kafka, webhook or file", id="no kind"),
     pytest.param(
@@ -482,7 +486,7 @@ def test_any_text_is_yaml_or_a_finding(text: str) -> None:
 
 def test_every_mistake_is_found_at_once(tmp_path: Path) -> None:
     """Several mistakes are several findings, in the order of the file."""
-    text = "acceptence: hold\nlistners: {}\nsinks: {a: {kind: kafak}}\nroutes: [{name: A, match: '*', sinks: a}]\n"
+    text = "acceptence: hold\nlistners: {}\nsinks: {a: {kind: file, paht: x}}\nroutes: [{name: A, match: '*', sinks: a}]\n"
     assert [f"file:{line}" for line in (1, 2, 3, 4)] == [found[:6] for found in findings(text, tmp_path)]
 
 

@@ -51,7 +51,8 @@ def test_the_schema_takes_what_loads(tree: object) -> None:
         pytest.param({"routs": []}, id="unknown key"),
         pytest.param({"routes": []}, id="no route"),
         pytest.param({"listeners": {"Bad Name": {}}}, id="bad name"),
-        pytest.param({"sinks": {"a": {"kind": "amqp"}}}, id="unknown kind"),
+        pytest.param({"sinks": {"a": {"kind": "no kind"}}}, id="not a kind"),
+        pytest.param({"sinks": {"a": {"kind": "file", "subject": "mail"}}}, id="another kind's key"),
         pytest.param({"drain_timeout_s": "2m"}, id="unit"),
     ],
 )

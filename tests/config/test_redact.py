@@ -27,6 +27,7 @@ sinks:
     bootstrap: ["kafka:9092"]
     topic: mail
     sasl: {mechanism: PLAIN, username: canary-7f3a, password: {env: KAFKA_PASSWORD}}
+  other: {kind: another_package, path: canary-7f3a, nested: {url: [canary-7f3a]}}
 routes: [{name: all, match: '*', sinks: [hook, queue]}]
 telemetry: {otlp_endpoint: "https://canary-7f3a:canary-7f3a@otlp.example.org/v1?key=canary-7f3a"}
 sidecar: {token_file: SECRET_FILE}

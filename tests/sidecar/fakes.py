@@ -53,6 +53,10 @@ class FakeStatus:
             "list": [1, {"a": 2}],
         }
 
+    def transaction(self, transaction_id: str) -> Sequence[Mapping[str, object]] | None:
+        """Return one event of the one transaction there is."""
+        return [{"event_id": "01E", "sink": "orders", "word": "delivered", "decided": True}] if transaction_id == "01T" else None
+
     def config(self) -> Mapping[str, object]:
         """Return a redacted configuration."""
         return {"sinks": {"orders": {"kind": "webhook", "url": "https://***@hooks.example.com/?***"}}}

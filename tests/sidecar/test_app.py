@@ -81,6 +81,12 @@ async def test_single_checks(postbus: House, path: str, code: int) -> None:
     assert code == (await postbus.http.get(path)).status_code
 
 
+async def test_a_recent_transaction_can_be_asked_for(postbus: House) -> None:
+    """How its events stand, while it is remembered."""
+    assert "delivered" == (await postbus.http.get("/transactions/01T")).json()["events"][0]["word"]
+    assert 404 == (await postbus.http.get("/transactions/01U")).status_code
+
+
 async def test_statusz_is_text_or_json(postbus: House) -> None:
     """Text by default, one line per number whatever a value holds; JSON where it is accepted, with the checks."""
     text = await postbus.http.get("/statusz")

@@ -9,19 +9,46 @@ from pathlib import Path
 
 from postbus import __version__
 from postbus.config import Settings
+from postbus.config.redact import bare_url
+from postbus.server.settings import ListenerSettings
+from postbus.sinks.settings import FileSettings, KafkaSettings, PluginSettings, WebhookSettings
 
 
-def next_step(settings: Settings, addresses: Mapping[str, Sequence[str]]) -> str:
-    """Return the command that sends a mail into the first SMTP listener on a port, as one line; ``""`` without one."""
+def next_step(settings: Settings, addresses: Mapping[str, Sequence[str]], http: str = "") -> str:
+    """Return the command that sends a mail into the first listener that can be reached so, as one line; ``""`` without one.
+
+    Args:
+        settings: in force.
+        addresses: what each listener is bound to.
+        http: where the sidecar listens, which ``postbus send`` asks what became of the mail; named unless it is where that looks anyway.
+    """
     program = Path(sys.argv[0])
     command = shlex.quote(str(program)) if program.name == "postbus" else "postbus"
+    ask = "" if http in {"", "127.0.0.1:8080"} else f" --http http://{_reachable(http)}"
     for name, listener in settings.listeners.items():
         for address in addresses.get(name, ()):
-            host, _, port = address.rpartition(":")
-            if host:
-                where = "" if (host, port) == ("127.0.0.1", "2525") else f" --host {host.strip('[]')} --port {port}"
-                return f"{command} send you@example.org{where}" + (" --lmtp" if listener.protocol == "lmtp" else "")
+            options = _options(listener, address)
+            if options is not None:
+                return f"{command} send you@example.org{options}{ask}"
     return ""
+
+
+def _options(listener: ListenerSettings, address: str) -> str | None:
+    """Return the options of ``postbus send`` that lead to *listener*, bound to *address*; ``None`` if it cannot get there."""
+    if address.startswith("/"):
+        return f" --socket {shlex.quote(address)}" if listener.protocol == "lmtp" and listener.tls.mode == "none" else None
+    host, _, port = _reachable(address).rpartition(":")
+    where = "" if (host, port) == ("127.0.0.1", "2525") else f" --host {host.strip('[]')} --port {port}"
+    encryption = {"require": " --starttls --insecure", "implicit": " --tls --insecure"}.get(listener.tls.mode, "")
+    if listener.protocol == "lmtp":
+        return f"{where} --lmtp" if not encryption else None
+    return where + encryption
+
+
+def _reachable(address: str) -> str:
+    """Return *address* with loopback in place of all interfaces."""
+    host, _, port = address.rpartition(":")
+    return {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host) + f":{port}"  # noqa: S104 - compared, not bound
 
 
 def welcome(
@@ -38,23 +65,25 @@ def welcome(
         for address in addresses.get(name, ())
     ]
     rows += [("route", f"{match}  ->  {sinks}  ({name}: {mode}, {acceptance})") for name, match, acceptance, mode, sinks in routes]
-    rows += [("http", f"http://{http}/  (try /readyz?verbose, /statusz, /metrics, /config)")] if http else []
-    rows += [("spool", str(spool))] if spool else []
-    command = next_step(settings, addresses)
-    rows += [("next", f"{command}    in a second terminal")] if command else []
-    rows += [("look", look) for look in sorted({_where(sink.model_dump()) for sink in settings.sinks.values()})]
+    rows += [("sink", f"{name}: {place(sink)}") for name, sink in settings.sinks.items()]
+    rows += [("http", f"http://{_reachable(http)}/  (try /readyz?verbose, /statusz, /metrics, /config)")] if http else []
+    rows += [("spool", str(spool.absolute()))] if spool else []
+    command = next_step(settings, addresses, http)
+    rows += [("next", f"{command}    in a second terminal; Ctrl-C ends this one")] if command else []
     width = max(len(head) for head, _ in rows)
     return "\n".join([f"postbus {__version__} takes mail.", *(f"  {head:<{width}}  {text}" for head, text in rows), ""])
 
 
-def _where(sink: Mapping[str, object]) -> str:
-    """Return where the events of a sink are seen."""
-    match sink["kind"]:
-        case "file" if str(sink["path"]) == "-":
-            return "each event is a line of JSON on standard output; the log is on standard error"
-        case "file":
-            return f"each event is a line of JSON in {sink['path']}"
-        case "kafka":
-            return f"events are records of the topic {sink['topic']}"
-        case kind:
-            return f"events go to {kind} sinks"
+def place(sink: KafkaSettings | WebhookSettings | FileSettings | PluginSettings) -> str:
+    """Return where the events of a sink are seen, fit for an open page."""
+    match sink:
+        case FileSettings(path="-"):
+            return "JSON lines on standard output"
+        case FileSettings():
+            return f"JSON lines in {sink.path}"
+        case KafkaSettings():
+            return "records of topic " + ", ".join(dict.fromkeys([sink.topic, *sink.topics.values()]))
+        case WebhookSettings():
+            return f"POST to {bare_url(sink.url)}"
+        case _:
+            return f"a sink of kind {sink.kind}"

@@ -14,18 +14,20 @@ import traceback
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from postbus import __version__, telemetry
 from postbus.app import guide, rooms
 from postbus.app.view import Admin, View
 from postbus.bridge.dispatcher import Dispatcher
+from postbus.bridge.fates import Fates
 from postbus.bridge.hold import Courier
 from postbus.bridge.intake import PublishingHandler, Terms
 from postbus.bridge.parsing import Parser
 from postbus.bridge.renderer import Renderer
 from postbus.bridge.spool import Spool, SpoolFault, SpoolRefused
-from postbus.config import ConfigurationError, Loaded, Settings, certificates, check, load
+from postbus.config import ConfigurationError, Loaded, Settings, certificates, changes, check, load
 from postbus.server.listener import Listener
 from postbus.server.tls import TlsUnusable
 from postbus.sidecar.app import make_app
@@ -57,6 +59,7 @@ class Process:
         state: where it is in its life.
         pulse: how late the loop is.
         problems: why the last reload was refused; empty after one that worked.
+        fates: what became of the last transactions.
     """
 
     def __init__(self, loaded: Loaded, file: Path | None) -> None:
@@ -73,8 +76,11 @@ class Process:
         self._sidecar: Sidecar | None = None
         self._parser = Parser(self.settings.parsing)
         self._renderer = Renderer(self._parser)
-        self._courier = Courier(lambda: self.sinks, self._renderer)
+        self.fates = Fates()
+        self._courier = Courier(lambda: self.sinks, self._renderer, self.fates)
+        self._started_with = loaded.settings
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._temporary: TemporaryDirectory[str] | None = None
         self._reloading = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -110,7 +116,7 @@ class Process:
                 await self._start_spool()
             for name, listener in self._make_listeners().items():
                 await self._bind(name, listener)
-        except (BindError, SpoolRefused, SpoolFault) as error:
+        except (BindError, SpoolRefused, SpoolFault, rooms.UnbuildableError) as error:
             raise StartError(str(error)) from error
         self._spawn(self.pulse.run(), "pulse")
         self._spawn(self._watch(), "watch")
@@ -131,7 +137,9 @@ class Process:
         spool = Spool(self.settings.spool)
         await spool.open()
         self.spool = spool
-        self.dispatcher = Dispatcher(spool, self.sinks, self._renderer, retry=self.settings.retry, dispatch=self.settings.dispatch)
+        self.dispatcher = Dispatcher(
+            spool, self.sinks, self._renderer, retry=self.settings.retry, dispatch=self.settings.dispatch, fates=self.fates
+        )
         self.dispatcher.start()
 
     def _make_listeners(self) -> dict[str, Listener]:
@@ -144,7 +152,7 @@ class Process:
             now_ms=lambda: time.time_ns() // 1_000_000,
             random=os.urandom,
         )
-        spill = None if self.spool is None else self.spool.spill_folder
+        spill = self.spool.spill_folder if self.spool is not None else self._temporary_folder()
         return {
             name: Listener(
                 handler,
@@ -156,6 +164,11 @@ class Process:
             )
             for name, said in settings.listeners.items()
         }
+
+    def _temporary_folder(self) -> Path:
+        """Return where large content goes while it is held, without a spool to be renamed into; it ends with the process."""
+        self._temporary = TemporaryDirectory(prefix="postbus-", ignore_cleanup_errors=True)
+        return Path(self._temporary.name)
 
     async def _bind(self, name: str, listener: Listener) -> None:
         try:
@@ -181,11 +194,12 @@ class Process:
         assert self.rooms is not None
         routes = rooms.told(self.settings)
         addresses = {name: listener.addresses for name, listener in self.listeners.items()}
+        http = self._sidecar.address if self._sidecar else ""
         for name, match, acceptance, mode, sinks in routes:
             telemetry.route_told(route=name, match=match, acceptance=acceptance, mode=mode, sinks=sinks)
-        telemetry.app_started(version=__version__, seconds=seconds, try_with=guide.next_step(self.settings, addresses))
+        telemetry.app_started(version=__version__, seconds=seconds, try_with=guide.next_step(self.settings, addresses, http))
         folder = None if self.spool is None else self.settings.spool.folder
-        telemetry.say(guide.welcome(self.settings, addresses, self._sidecar.address if self._sidecar else "", routes, folder))
+        telemetry.say(guide.welcome(self.settings, addresses, http, routes, folder))
 
     # --- while it runs
 
@@ -259,14 +273,17 @@ class Process:
             old = self.settings
             if rooms.needs_spool(loaded.settings) and self.spool is None:
                 return self._refused(["acceptance: a route needs the spool now, which opens at start only; restart postbus"])
-            changed, restart = rooms.changed_keys(old, loaded.settings), rooms.restart_keys(old, loaded.settings)
-            await self._swap(loaded)
+            changed, restart = changes(old, loaded.settings), rooms.needs_restart(self._started_with, loaded.settings)
+            try:
+                await self._swap(loaded)
+            except rooms.UnbuildableError as error:
+                return self._refused([str(error)])
             problems = self._reload_listeners()
             if problems:
                 return self._refused(problems)
             self.problems = ()
             await asyncio.to_thread(self._look_at_certificates)
-            telemetry.reloaded(changed=" ".join(changed), needs_restart=" ".join(restart))
+            telemetry.reloaded(changed=", ".join(changed), needs_restart=", ".join(restart))
             return Reloaded(changed=changed, needs_restart=restart)
 
     def _refused(self, problems: Sequence[str]) -> Reloaded:
@@ -360,6 +377,8 @@ class Process:
         await self._parser.stop()
         if self.spool is not None:
             await self.spool.close()
+        if self._temporary is not None:
+            await asyncio.to_thread(self._temporary.cleanup)
 
     async def abandon(self) -> None:
         """Undo a start that failed half-way."""

@@ -1,15 +1,19 @@
-"""What a reload can replace: sinks and routes, built as a whole before anything is swapped."""
+"""What a reload can replace: sinks and routes, built as a whole before anything is swapped; and what it cannot."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from postbus.bridge.routing import Router
-from postbus.config import Settings
-from postbus.server.settings import ListenerSettings
+from postbus.config import Settings, changes
 from postbus.sinks import Sink
-from postbus.sinks.registry import make
+from postbus.sinks.registry import SinkUnusableError, make
+
+
+class UnbuildableError(Exception):
+    """A sink cannot be made; the text says which and why. Only what another package brings gets so far: ``check`` sees the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +32,19 @@ class Rooms:
 
 
 def build(settings: Settings, old: Settings | None = None, sinks: Mapping[str, Sink] | None = None) -> Rooms:
-    """Return the rooms of *settings*; of *old*'s *sinks*, those whose settings are the same are used again."""
+    """Return the rooms of *settings*; of *old*'s *sinks*, those whose settings are the same are used again.
+
+    Raises:
+        UnbuildableError: nothing has been started or changed.
+    """
     known = sinks or {}
-    chosen = {
-        name: known[name] if old is not None and name in known and old.sinks.get(name) == said else make(name, said)
-        for name, said in settings.sinks.items()
-    }
+    chosen: dict[str, Sink] = {}
+    for name, said in settings.sinks.items():
+        try:
+            same = old is not None and name in known and old.sinks.get(name) == said
+            chosen[name] = known[name] if same else make(name, said)
+        except SinkUnusableError as error:
+            raise UnbuildableError(f"sinks.{name}: {error}") from error
     router = Router(settings.routes, chosen, settings.acceptance)
     promises = {route.acceptance or settings.acceptance for route in settings.routes}
     return Rooms(chosen, router, router.message_max_octets, promises == {"spool"})
@@ -44,35 +55,44 @@ def needs_spool(settings: Settings) -> bool:
     return any((route.acceptance or settings.acceptance) == "spool" for route in settings.routes)
 
 
-LIVE = frozenset(
-    {"routes", "sinks", "acceptance", "retry", "listeners", "require_sink", "drain_timeout_s", "watch_interval_s", "telemetry"}
-)
-"""Top-level keys of which a change takes effect at once, as far as ``restart_keys`` does not say otherwise."""
-
-FIXED = ("address", "protocol", "backlog", "socket_mode")
-"""What a listener has bound once."""
-
-
-def changed_keys(old: Settings, new: Settings) -> list[str]:
-    """Return the top-level keys that differ, in the tree's order."""
-    return [name for name in type(old).model_fields if getattr(old, name) != getattr(new, name)]
-
-
-def restart_keys(old: Settings, new: Settings) -> list[str]:
-    """Return what differs and cannot be changed under way."""
-    found = [name for name in changed_keys(old, new) if name not in LIVE]
-    if needs_spool(new) and not needs_spool(old):
-        found.append("acceptance")
-    names = {**old.listeners, **new.listeners}
-    return found + [f"listeners.{name}" for name in names if _rebound(old.listeners.get(name), new.listeners.get(name))]
-
-
-def _rebound(old: ListenerSettings | None, new: ListenerSettings | None) -> bool:
-    if old is None or new is None:
-        return True
-    return any(getattr(old, field) != getattr(new, field) for field in FIXED) or (old.tls.mode == "implicit") != (
-        new.tls.mode == "implicit"
+LIVE = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"hostname|acceptance|drain_timeout_s|watch_interval_s",
+        r"routes(\[.*)?",
+        r"sinks(\..*)?",
+        r"retry\..*",
+        r"require_sink(\[.*)?",
+        r"telemetry\.(log_level|log_format|log_addresses)",
+        r"sidecar\.loop_lag_max_s",
+        r"listeners\.\w+\.(hostname|ident|smtputf8|stray|strict_pipelining|lenient_paths|spill_threshold_octets)",
+        r"listeners\.\w+\.(limits|timeouts)\..*",
+        r"listeners\.\w+\.tls\.(certificate|key|client_ca)",
     )
+)
+"""Paths of which a change is in force once a reload has ended; for a listener: for its next connections. All others need a restart."""
+
+UPGRADES = {("none", "starttls"), ("none", "require"), ("starttls", "require"), ("require", "starttls")}
+"""Changes of a listener's ``tls.mode`` that its next connections follow. Implicit TLS is accepted differently, and TLS once given stays."""
+
+
+def needs_restart(old: Settings, new: Settings) -> list[str]:
+    """Return what a reload from *old* to *new* does not put into force, by path; a listener that comes or goes with what to do."""
+    return [said for path in changes(old, new) if (said := _restart(path, old, new)) is not None]
+
+
+def _restart(path: str, old: Settings, new: Settings) -> str | None:
+    if any(pattern.fullmatch(path) for pattern in LIVE):
+        return None
+    part, _, name = path.partition(".")
+    if part == "listeners" and name not in old.listeners and name in new.listeners:
+        return f"{path} (new: restart to listen there)"
+    if part == "listeners" and name in old.listeners and name not in new.listeners:
+        return f"{path} (removed: it listens until the restart)"
+    listener, _, field = name.partition(".")
+    if part == "listeners" and field == "tls.mode" and (old.listeners[listener].tls.mode, new.listeners[listener].tls.mode) in UPGRADES:
+        return None
+    return path
 
 
 def told(settings: Settings) -> Sequence[tuple[str, str, str, str, str]]:

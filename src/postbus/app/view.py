@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from postbus import __version__
-from postbus.app import rooms
+from postbus.app import guide, rooms
 from postbus.bridge.spool import DeadLetter as Kept
 from postbus.bridge.spool import Spool
 from postbus.config import redacted, schema
@@ -92,7 +93,8 @@ class View:
         shown: dict[str, dict[str, Any]] = {}
         for name, sink in process.sinks.items():
             health = sink.health()
-            shown[name] = {"kind": sink.kind, "ok": health.ok, "detail": health.detail}
+            place = guide.place(process.settings.sinks[name]) if name in process.settings.sinks else ""
+            shown[name] = {"kind": sink.kind, "place": place, "ok": health.ok, "detail": health.detail}
         for name, lane in lanes.items():
             row = shown.setdefault(name, {"kind": "not configured any more", "ok": False, "detail": ""})
             row |= {"owed": lane.owed, "queued": lane.queued, "in_flight": lane.in_flight, "paused": lane.paused}
@@ -113,6 +115,11 @@ class View:
             "damaged": numbers.damaged,
             "oldest_ms": numbers.oldest_ms,
         }
+
+    def transaction(self, transaction_id: str) -> Sequence[Mapping[str, object]] | None:
+        """Return how the events of one of the last transactions stand, ``None`` when it is not remembered."""
+        known = self._process.fates.of(transaction_id)
+        return None if known is None else [{**asdict(fate), "decided": fate.decided} for fate in known]
 
     def config(self) -> Mapping[str, object]:
         """Return the configuration in force, redacted."""

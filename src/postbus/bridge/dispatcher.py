@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from postbus import telemetry
 from postbus.bridge.budget import Budget
 from postbus.bridge.clock import Clock, LoopClock
+from postbus.bridge.fates import Fates
 from postbus.bridge.lane import Lane, Shared
 from postbus.bridge.renderer import Renderer
 from postbus.bridge.spool import Delivery, Held, Spool
@@ -56,6 +57,7 @@ class Dispatcher:
         *,
         retry: RetrySettings | None = None,
         dispatch: DispatchSettings | None = None,
+        fates: Fates | None = None,
         clock: Clock | None = None,
         random: Callable[[], float] = randomness.random,
     ) -> None:
@@ -72,7 +74,9 @@ class Dispatcher:
             random=random,
             budget=self.budget,
             window_max_events=dispatch.window_max_events,
+            fates=fates or Fates(),
         )
+        self._fates = self._shared.fates
         self._watches: list[Callable[[], None]] = []
         self._stopping = False
 
@@ -98,6 +102,7 @@ class Dispatcher:
     def receive(self, held: Held) -> None:
         """Queue a message that has just become durable. The spool calls this, in order of seq."""
         slots = held.slots
+        self._fates.begin(held.mail)
         if len(slots) == 1:
             self._lane(slots[0].sink).receive(held, (Delivery(held, 0),))
             return

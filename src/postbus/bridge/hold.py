@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from postbus import telemetry
+from postbus.bridge.fates import Fates, Word
 from postbus.bridge.renderer import Renderer, Rendering
 from postbus.event.mail import Mail
 from postbus.sinks import Outcome, Rejected, Retry, Sent, Sink
@@ -21,8 +23,11 @@ from postbus.sinks import Outcome, Rejected, Retry, Sent, Sink
 BACKGROUND_MAX = 1_000
 """Best-effort sends under way; beyond, they are dropped and counted."""
 BEST_EFFORT_TIMEOUT_S = 60.0
+PROBE_INTERVAL_S = 1.0
+"""A sink in trouble gets one message so often: only mail tells that it works again, since all the rest is refused at RCPT."""
 
 _WORDS: dict[type, str] = {Sent: "sent", Retry: "retry", Rejected: "rejected"}
+_FATES: dict[type, Word] = {Sent: "delivered", Retry: "given up", Rejected: "given up"}  # the sender has been told, and comes again
 
 
 class Readable(Protocol):
@@ -41,17 +46,30 @@ class Courier:
     Args:
         sinks: gives the sinks of the moment, so that a reload needs no new courier.
         renderer: makes events.
+        fates: where what became of each is remembered.
     """
 
-    def __init__(self, sinks: Callable[[], Mapping[str, Sink]], renderer: Renderer) -> None:
+    def __init__(self, sinks: Callable[[], Mapping[str, Sink]], renderer: Renderer, fates: Fates | None = None) -> None:
         self._sinks = sinks
         self._renderer = renderer
+        self._fates = fates or Fates()
         self._background: set[asyncio.Task[Outcome]] = set()
+        self._trying: Counter[str] = Counter()
+        self._probed_s: dict[str, float] = {}
 
     def down(self, sinks: Sequence[str]) -> str | None:
-        """Return the name of a sink of *sinks* that is known to be away (or not configured), or ``None``. No I/O."""
+        """Return the name of a sink of *sinks* that is known to be away (or not configured), or ``None``. No I/O.
+
+        One of them that has been in trouble for a while, with nothing on its way to it, is said not to be: this mail finds out.
+        """
         known = self._sinks()
-        return next((name for name in sinks if (sink := known.get(name)) is None or not sink.health().ok), None)
+        troubled = [name for name in sinks if (sink := known.get(name)) is None or not sink.health().ok]
+        now = time.monotonic()
+        for name in troubled:
+            if name not in known or self._trying[name] or now < self._probed_s.setdefault(name, now) + PROBE_INTERVAL_S:
+                return name
+        self._probed_s.update(dict.fromkeys(troubled, now))
+        return None
 
     async def deliver_now(self, mail: Mail, body: Readable, deadline_s: float) -> list[Outcome]:
         """Return what became of each recipient's event, in order, within *deadline_s* seconds.
@@ -60,6 +78,7 @@ class Courier:
         """
         deadline = asyncio.get_running_loop().time() + deadline_s
         rendering = self._open(mail, body)
+        self._fates.begin(mail)
         wanted = [(index, sink) for index, recipient in enumerate(mail.recipients) for sink in recipient.sinks]
         if len(wanted) == 1:
             outcomes: list[Outcome] = [await self._attempt(rendering, *wanted[0], deadline)]
@@ -85,6 +104,7 @@ class Courier:
         if sink is None:
             return Retry(f"sink {name!r} is not in the configuration")
         start = time.perf_counter()
+        self._trying[name] += 1
         try:
             async with asyncio.timeout_at(deadline):
                 outcome = await sink.send(await rendering.event(index, as_octets=sink.octets))
@@ -94,7 +114,13 @@ class Courier:
             text = "".join(traceback.format_exception(error))
             telemetry.task_restarted(task=f"sink {name}", error=repr(error), after_s=0.0, traceback=text)
             outcome = Retry(f"failed in postbus: {type(error).__name__}", sink_down=False)
+        finally:
+            self._trying[name] -= 1
+        if not isinstance(outcome, Sent):
+            self._probed_s[name] = time.monotonic()
         telemetry.delivery_attempted(sink=name, outcome=_WORDS[type(outcome)], seconds=time.perf_counter() - start)
+        detail = outcome.detail if isinstance(outcome, Sent) else ""
+        self._fates.settle(rendering.mail, rendering.mail.recipients[index].event_id, name, _FATES[type(outcome)], detail)
         return outcome
 
     def _best_effort(self, rendering: Rendering, index: int, sinks: Sequence[str]) -> None:

@@ -24,7 +24,17 @@ from postbus.config.load import Loaded
 from postbus.config.tree import Settings
 from postbus.config.wording import nearest
 from postbus.server.settings import ListenerSettings, address_of
-from postbus.sinks.settings import ClientTls, FileSettings, KafkaSettings, Secret, SecretMissingError, SinkSettings, WebhookSettings
+from postbus.sinks import registry
+from postbus.sinks.settings import (
+    ClientTls,
+    FileSettings,
+    KafkaSettings,
+    PluginSettings,
+    Secret,
+    SecretMissingError,
+    SinkSettings,
+    WebhookSettings,
+)
 
 EXPIRY_WARNING_S = 14 * 86_400
 """cert-manager renews 30 days before the end by default: with 14 left, renewal has failed for a while."""
@@ -49,7 +59,8 @@ def check(known: Loaded | ConfigurationError, now_s: float | None = None) -> lis
         return list(known.findings)
     settings, now_s = known.settings, time.time() if now_s is None else now_s
     errors: Sequence[Callable[[Settings], Iterable[Trouble]]] = (
-        _route_names, _route_sinks, _route_patterns, _hold_routes, _required_for_ready, _addresses, _listener_tls, _sink_files, _folders,
+        _route_names, _route_sinks, _route_patterns, _hold_routes, _required_for_ready, _addresses, _listener_tls, _sink_files, _plugins,
+        _folders,
     )  # fmt: skip
     warnings: Sequence[Callable[[Settings], Iterable[Trouble]]] = (
         _never_reached, _postmaster, _unused_sinks, _room, _times, partial(_expiring, now_s=now_s),
@@ -126,6 +137,11 @@ def _never_reached(settings: Settings) -> Iterator[Trouble]:
 
 def durable(sink: SinkSettings) -> bool:
     """Say whether an event this sink has acknowledged survives the loss of our process."""
+    if isinstance(sink, PluginSettings):
+        try:
+            return registry.make("", sink).durable
+        except registry.SinkUnusableError:
+            return True  # said of the sink itself
     return not isinstance(sink, FileSettings) or (sink.path != "-" and sink.fsync)
 
 
@@ -231,6 +247,23 @@ def _sink_files(settings: Settings) -> Iterator[Trouble]:
             yield ("sidecar", "token_file"), *unreadable
     elif settings.sidecar.token_env is not None and not os.environ.get(settings.sidecar.token_env):
         yield ("sidecar", "token_env"), f"the environment variable {settings.sidecar.token_env} is not set", "set it, or use token_file"
+
+
+def _plugins(settings: Settings) -> Iterator[Trouble]:
+    """Make, and forget, each sink that another package brings: it alone knows what is right."""
+    for name, sink in settings.sinks.items():
+        if not isinstance(sink, PluginSettings):
+            continue
+        kinds = registry.kinds()
+        if sink.kind not in kinds:
+            near = nearest(sink.kind, kinds)
+            remedy = f"did you mean {near}?" if near else f"install the package that brings it, or use one of {', '.join(kinds)}"
+            yield ("sinks", name, "kind"), f"no sink of kind {quoted(sink.kind)} is installed", remedy
+            continue
+        try:
+            registry.make(name, sink)
+        except registry.SinkUnusableError as error:
+            yield ("sinks", name), str(error), ""
 
 
 def _topic_routes(name: str, sink: KafkaSettings, routes: list[str]) -> Iterator[Trouble]:

@@ -92,7 +92,8 @@ def manual() -> str:
 def _heading(model: type[BaseModel], parents: Iterable[str]) -> Iterator[str]:
     named = ", ".join(f"`{parent}`" for parent in parents if parent)
     kind = shape.choices(shape.below((model,), "kind"))
-    yield f"## {named or 'Top level'}{f', kind {kind[0]}' if kind else ''}"
+    told = f", kind {kind[0]}" if kind else ", any other kind" if "kind" in model.model_fields else ""
+    yield f"## {named or 'Top level'}{told}"
     yield ""
     yield _first_sentence(model)
     yield ""

@@ -22,13 +22,16 @@ MASK = "***"
 PLAIN = frozenset(
     {
         "address", "allow", "best_effort", "bootstrap", "ca", "certificate", "client_ca", "client_id", "env", "file", "folder", "hostname",
-        "ident", "key", "match", "name", "path", "require_sink", "sinks", "source", "token_env", "token_file", "topic", "topics",
+        "ident", "key", "kind", "match", "name", "path", "require_sink", "sinks", "source", "token_env", "token_file", "topic", "topics",
     }
 )  # fmt: skip
 """Fields whose text is shown as it is: names, addresses and the places of secrets, never secrets."""
 
 URLS = frozenset({"url", "otlp_endpoint"})
 """Fields whose text is shown as a URL without user, password, query and fragment."""
+
+FOREIGN = "settings of another package"
+"""Stands for the field where we know nothing of a setting but its name."""
 
 PATHS_MAX_SHOWN = 2
 """Path segments of a URL that are shown: some services put a token into the path (``/services/T000/B000/XXXX``)."""
@@ -46,10 +49,11 @@ def redacted(loaded: Loaded) -> dict[str, Any]:
 def _shown(value: object, path: Path, field: str, known: Origins, origins: dict[str, str]) -> Any:
     """Return *value*, which the field of that name holds or contains, as it may be shown; its origin goes into *origins*."""
     if isinstance(value, BaseModel):
-        return {
+        ours = {
             name: _shown(getattr(value, name), (*path, name), "" if is_choice(value, name) else name, known, origins)
             for name in type(value).model_fields
         }
+        return ours | {name: _shown(item, (*path, name), FOREIGN, known, origins) for name, item in (value.model_extra or {}).items()}
     if isinstance(value, Mapping):
         return {str(name): _shown(item, (*path, str(name)), field, known, origins) for name, item in value.items()}
     if isinstance(value, tuple | list | frozenset):

@@ -95,12 +95,14 @@ def child(tree: object, key: str | int) -> object:
 
 
 def _of_kind(shape: Shape, tree: object) -> Shape:
-    """Return only the classes whose literal ``kind`` is the one *tree* names, if there are any."""
+    """Return only the classes whose literal ``kind`` is the one *tree* names, else those that take any kind, if there are any."""
     kind = child(tree, "kind")
     if kind is None:
         return shape
-    chosen = tuple(leaf for leaf in models(shape) if kind in choices(below((leaf,), "kind")))
-    return chosen or shape
+    words = {leaf: choices(below((leaf,), "kind")) for leaf in models(shape)}
+    chosen = tuple(leaf for leaf in words if kind in words[leaf])
+    free = tuple(leaf for leaf in words if not words[leaf] and below((leaf,), "kind"))
+    return chosen or free or shape
 
 
 def fields(shape: Shape) -> dict[str, FieldInfo]:

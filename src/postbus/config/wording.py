@@ -79,7 +79,7 @@ _SENTENCES: Mapping[str, tuple[str, str]] = {
     "too_long": ("there are too many entries", "give at most {max_length}"),
     "ip_any_network": ("{value} is not a network", "write one in CIDR form, as in 10.0.0.0/8"),
     "path_type": ("{value} is not the name of a file", "write its path as text"),
-    "union_tag_not_found": ("the {discriminator} is missing", "{choices}"),
+    "union_tag_not_found": ("the kind is missing", "{choices}"),
     "union_tag_invalid": ('there is no {discriminator} "{tag}"', "{choices}"),
 }
 

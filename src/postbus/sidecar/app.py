@@ -27,6 +27,7 @@ from postbus.telemetry.exposition import render_metrics
 NO_TOKEN = "this needs a bearer token, and none is configured: set sidecar.token_file"  # noqa: S105 - words, not a token
 BAD_TOKEN = "this needs the right token, as in: Authorization: Bearer <token>"  # noqa: S105 - words, not a token
 NO_SPOOL = "there is no spool here, so nothing is kept"
+NO_TRANSACTION = "this transaction is not among the last ones here; the log knows more"
 NO_ACTIONS = "this process cannot be asked to do that"
 HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 
@@ -35,6 +36,7 @@ Name = Annotated[str, Path(max_length=200, description="Name of one check.")]
 Verbose = Annotated[str | None, Query(description="Present: one line per check.")]
 Exclude = Annotated[list[str] | None, Query(description="Checks that do not count; may be repeated.")]
 SinkName = Annotated[str | None, Query(max_length=200, description="Only this sink's.")]
+TransactionId = Annotated[str, Path(max_length=64, description="The id in the 250 after the last dot.")]
 EventId = Annotated[str | None, Query(max_length=200, description="Only this event.")]
 
 
@@ -147,6 +149,13 @@ def _views(status: Status, metrics: Metrics) -> APIRouter:
     async def metrics_view(request: Request) -> Response:
         body, content_type = metrics(request.headers.get("accept", ""))
         return Response(body, headers={"content-type": content_type})
+
+    @router.get("/transactions/{transaction_id}", summary="How the events of one of the last transactions stand")
+    async def transaction(transaction_id: TransactionId) -> Response:
+        known = status.transaction(transaction_id)
+        if known is None:
+            raise HTTPException(404, NO_TRANSACTION)
+        return _json({"events": known})
 
     @router.get("/config", summary="The effective configuration, redacted")
     async def config() -> Response:

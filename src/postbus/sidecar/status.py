@@ -76,6 +76,9 @@ class Status(Protocol):
     def numbers(self) -> Mapping[str, object]:
         """Return what /statusz shows: JSON-able and nested at will; the app chooses the keys."""
 
+    def transaction(self, transaction_id: str) -> Sequence[Mapping[str, object]] | None:
+        """Return how each event of a recent transaction stands, without addresses; ``None``: it is not remembered."""
+
     def config(self) -> Mapping[str, object]:
         """Return the effective configuration, redacted."""
 

@@ -6,10 +6,8 @@ caller does next.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import entry_points
-from typing import Any, Protocol
+from typing import Protocol
 
 from postbus.event.model import Event
 
@@ -81,24 +79,3 @@ class Sink(Protocol):
 
     def health(self) -> Health:
         """Return what is known now: cheap, no I/O, no awaits."""
-
-
-ENTRY_POINTS = "postbus.sinks"
-"""Group of entry points; each is a function (name, settings) -> Sink, named by its kind."""
-
-
-class UnknownKindError(LookupError):
-    """No installed package brings a sink of this kind."""
-
-
-def load(kind: str) -> Callable[[str, Any], Sink]:
-    """Return the function that makes sinks of *kind*, ours or another package's. Imports that sink's libraries, and no other's.
-
-    Raises:
-        UnknownKindError: nobody brings it; the text names the kinds there are.
-    """
-    found = entry_points(group=ENTRY_POINTS)
-    for entry in found.select(name=kind):
-        make: Callable[[str, Any], Sink] = entry.load()
-        return make
-    raise UnknownKindError(f"no sink of kind {kind!r}; there are: {', '.join(sorted(found.names))}")

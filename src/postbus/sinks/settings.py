@@ -9,10 +9,10 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, IPvAnyNetwork, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, IPvAnyNetwork, Tag, model_validator
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -249,5 +249,42 @@ class FileSettings(BaseModel):
         return self
 
 
-SinkSettings = Annotated[KafkaSettings | WebhookSettings | FileSettings, Field(discriminator="kind")]
+OWN_KINDS = ("kafka", "webhook", "file")
+"""Kinds whose settings are classes of this module."""
+
+
+class PluginSettings(BaseModel):
+    """A sink of a kind that another installed package brings, by an entry point of the group `postbus.sinks`.
+
+    Every other key is that package's: it is not looked at here, handed over as ``options``, and never shown.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    kind: str = Field(
+        pattern=r"^[a-z0-9]+([._-][a-z0-9]+)*$",
+        max_length=63,
+        json_schema_extra={"not": {"enum": list(OWN_KINDS)}},
+        description="The entry point's name. Every other key is the package's own; `postbus check` says when it is not installed.",
+    )
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The other keys, as they are in the file: the second argument of the entry point's function."""
+        return dict(self.model_extra or {})
+
+
+def _tag(said: object) -> str | None:
+    """Return which class of the union *said* is for; ``None`` when it has no kind."""
+    kind = said.get("kind") if isinstance(said, Mapping) else getattr(said, "kind", None)
+    return kind if kind in OWN_KINDS else "plug-in" if isinstance(kind, str) else None
+
+
+SinkSettings = Annotated[
+    Annotated[KafkaSettings, Tag("kafka")]
+    | Annotated[WebhookSettings, Tag("webhook")]
+    | Annotated[FileSettings, Tag("file")]
+    | Annotated[PluginSettings, Tag("plug-in")],
+    Discriminator(_tag),
+]
 """Settings of one sink; ``kind`` says which."""
