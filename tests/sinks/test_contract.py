@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,7 +85,7 @@ async def far_file(folder: Path) -> AsyncIterator[Far]:
 @pytest.fixture(params=KINDS)
 async def far(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Far]:
     """Each kind of sink, started."""
-    makers = {
+    makers: dict[str, Callable[[], AbstractAsyncContextManager[Far]]] = {
         "kafka": lambda: far_kafka(request.getfixturevalue("kafka")),
         "webhook": far_webhook,
         "file": lambda: far_file(tmp_path),

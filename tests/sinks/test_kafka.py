@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -463,3 +464,12 @@ def test_no_row_of_the_table_is_dead() -> None:
 def test_copies_behind_an_acknowledgement(replication: int | None, min_insync: int | None, expected: int | None) -> None:
     """An acknowledgement stands for the lesser of replicas and min.insync.replicas."""
     assert Topic("t", replication=replication, min_insync=min_insync).copies_at_least == expected
+
+
+async def test_the_clients_own_log_is_off() -> None:
+    """At DEBUG aiokafka prints whole messages; nothing of it is let through, whatever the root logger says."""
+    sink = make("bus", KafkaSettings(kind="kafka", bootstrap=("127.0.0.1:1",), topic="any"))
+    await sink.start()
+    assert not logging.getLogger("aiokafka.producer.producer").isEnabledFor(logging.ERROR)
+    assert await sink.send(sample()) == Retry("no broker can be reached")
+    await sink.stop(1)
