@@ -251,7 +251,7 @@ class PublishingHandler:
             recipients=recipients,
             tls=None if tls is None else Tls(tls.version, tls.cipher, tls.client_cert_subject),
             auth=Auth("", str(session.auth_data)) if session.authenticated else None,
-            defects=tuple((defect, "") for defect in envelope.defects),
+            defects=tuple((f"smtp.{kind}", str(count)) for kind, count in envelope.defects.items()),
             traceparent=traceparent,
         )
 
