@@ -114,3 +114,21 @@ def test_down() -> None:
     """A sink that is known to be away, or not configured, is named."""
     one = courier(FakeSink("up"), FakeSink("away", ok=False))
     assert (None, "away", "gone") == (one.down(["up"]), one.down(["up", "away"]), one.down(["up", "gone"]))
+
+
+async def test_a_sink_in_trouble_is_tried_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a while one mail is let through, since nothing else would find out that the sink works again; others wait for its outcome."""
+    away = FakeSink("away", ok=False, gate=asyncio.Event())
+    one = courier(away)
+    assert "away" == one.down(["away"])
+    monkeypatch.setattr(hold, "PROBE_INTERVAL_S", 0.0)
+    assert one.down(["away"]) is None
+    probe = asyncio.get_running_loop().create_task(
+        one.deliver_now(mail("m", CONTENT, recipient("a", sinks=("away",))), in_memory(CONTENT), 5)
+    )
+    await until(lambda: away.in_flight)
+    assert "away" == one.down(["away"])
+    assert away.gate is not None
+    away.gate.set()
+    assert [Sent("a")] == await probe
+    assert one.down(["away"]) is None
