@@ -32,6 +32,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from tests.peers import missing
+from tests.ports import free_ports
 
 POM = Path(__file__).parent / "kafka" / "pom.xml"
 IMAGE = "apache/kafka:4.3.1"
@@ -219,15 +220,6 @@ def _listening(address: str) -> bool:
         return False
 
 
-def _free_ports(count: int) -> list[int]:
-    """Return *count* ports of loopback that nobody listened on a moment ago."""
-    holders = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [holder.getsockname()[1] for holder in holders]
-    for holder in holders:
-        holder.close()
-    return ports
-
-
 def _classpath(maven: str) -> str:
     """Return the jars of the pom, resolving them when the pom is newer than the answer kept under ``target/``."""
     kept = POM.parent / "target" / "classpath"
@@ -292,7 +284,7 @@ def make_kafka(folder: Path) -> Kafka:
         if not _listening(given):
             missing("Apache Kafka", f"nothing answers at POSTBUS_TEST_KAFKA={given}")
         return Kafka(bootstrap=given)
-    ports = dict(zip(("controller", "plain", "secure", "plain2", "secure2"), _free_ports(5), strict=True))
+    ports = dict(zip(("controller", "plain", "secure", "plain2", "secure2"), free_ports(5), strict=True))
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     first = _node(folder / "first", FIRST, cluster, ports)
     first.second = _node(folder / "second", SECOND, cluster, {**ports, "plain": ports["plain2"], "secure": ports["secure2"]})

@@ -20,7 +20,6 @@ import json
 import os
 import signal
 import smtplib
-import socket
 import subprocess
 import sys
 import time
@@ -35,6 +34,8 @@ from typing import Any, Self, TypeVar
 import psutil
 import pytest
 import yaml
+
+from tests.ports import free_ports
 
 POSTBUS = str(Path(sys.executable).with_name("postbus"))
 START_TIMEOUT_S = 30.0
@@ -243,7 +244,10 @@ class Postbus:
         return self.folder / "postbus.yaml"
 
     def write_config(self) -> None:
-        """Write ``config`` to the file. Listeners that were bound once keep their address."""
+        """Write ``config`` to the file. Port 0 becomes a free one; listeners that were bound once keep their address."""
+        for part in (*self.config["listeners"].values(), self.config.get("sidecar", {})):
+            if part.get("address") == "127.0.0.1:0":  # the kernel's choice may be a client's when we come back for it
+                part["address"] = f"127.0.0.1:{free_port()}"
         for name, address in self._bound.items():
             if name in self.config["listeners"]:
                 self.config["listeners"][name]["address"] = address
@@ -392,9 +396,7 @@ def running(folder: Path, config: Mapping[str, Any] | None = None, *, environmen
 
 def free_port() -> int:
     """Return a port of loopback that nobody listened on a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as holder:
-        port: int = holder.getsockname()[1]
-    return port
+    return free_ports(1)[0]
 
 
 _SERIAL = itertools.count(1)

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import pytest
 
+from tests.ports import free_ports
+
 Mood = Literal["willing", "failing", "unavailable", "slow"]
 
 STATUS: dict[Mood, bytes] = {
@@ -34,7 +36,7 @@ class Receiver:
         self.gate = asyncio.Event()
         self.taken: list[dict[str, Any]] = []
         self.asked = 0
-        self.port = 0
+        self.port = free_ports(1)[0]
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
@@ -45,9 +47,8 @@ class Receiver:
         return f"http://127.0.0.1:{self.port}/hook"
 
     async def listen(self) -> None:
-        """Take connections; on the port it had."""
+        """Take connections, on the same port each time."""
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def leave(self) -> None:
         """Close the port and cut every connection: nobody is there."""

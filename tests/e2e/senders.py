@@ -245,6 +245,8 @@ class Conversation:
             said |= dict(zip(taken, replies if self._lmtp else replies * len(taken), strict=True))
         else:
             said |= dict.fromkeys(taken, data)
+            self._write(b"RSET\r\n")
+            await self._expect()
         if mail.code >= 300:
             said = dict.fromkeys(recipients, mail)
         self.phase = Phase.IDLE
