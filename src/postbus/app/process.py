@@ -41,6 +41,7 @@ from postbus.smtp.replies import Reply
 FLUSH_SHARE = 0.2
 """Of the drain's time this share is kept for sinks and spool; sessions have the rest."""
 SINK_STOP_S = 5.0
+LIMITS_INTERVAL_S = 1.0
 
 SPOOL_UNHEALTHY = Reply(421, "Service not available, try again later", "4.3.2")
 
@@ -120,6 +121,7 @@ class Process:
             raise StartError(str(error)) from error
         self._spawn(self.pulse.run(), "pulse")
         self._spawn(self._watch(), "watch")
+        self._spawn(self._follow_limits(), "limits")
         await asyncio.to_thread(self._look_at_certificates)
         self.state = "serving"
         self._tell(time.monotonic() - began)
@@ -226,6 +228,14 @@ class Process:
             if now != seen and self.settings.watch_interval_s:
                 seen = now
                 await self.reload()
+
+    async def _follow_limits(self) -> None:
+        """Route by what sinks carry now: a Kafka sink learns its topics' limits only once it is connected."""
+        while True:
+            await asyncio.sleep(LIMITS_INTERVAL_S)
+            known = self.rooms
+            if known is not None and known.outdated():
+                self.rooms = rooms.routed(self.settings, known.sinks)
 
     def _look_at_certificates(self) -> None:
         """Tell when each listener's certificate ends. Blocks."""

@@ -23,12 +23,18 @@ class Rooms:
     Attributes:
         size_octets: the largest message some route takes; ``None``: any.
         all_spool: every route promises the spool.
+        carried: the largest event of each sink, as the router was told.
     """
 
     sinks: Mapping[str, Sink]
     router: Router
     size_octets: int | None
     all_spool: bool
+    carried: Mapping[str, int]
+
+    def outdated(self) -> bool:
+        """Return whether a sink carries other sizes now than the router knows."""
+        return any(sink.event_max_octets != self.carried[name] for name, sink in self.sinks.items())
 
 
 def build(settings: Settings, old: Settings | None = None, sinks: Mapping[str, Sink] | None = None) -> Rooms:
@@ -45,9 +51,15 @@ def build(settings: Settings, old: Settings | None = None, sinks: Mapping[str, S
             chosen[name] = known[name] if same else make(name, said)
         except SinkUnusableError as error:
             raise UnbuildableError(f"sinks.{name}: {error}") from error
-    router = Router(settings.routes, chosen, settings.acceptance)
+    return routed(settings, chosen)
+
+
+def routed(settings: Settings, sinks: Mapping[str, Sink]) -> Rooms:
+    """Return the rooms over *sinks* as they are now."""
+    router = Router(settings.routes, sinks, settings.acceptance)
     promises = {route.acceptance or settings.acceptance for route in settings.routes}
-    return Rooms(chosen, router, router.message_max_octets, promises == {"spool"})
+    carried = {name: sink.event_max_octets for name, sink in sinks.items()}
+    return Rooms(sinks, router, router.message_max_octets, promises == {"spool"}, carried)
 
 
 def needs_spool(settings: Settings) -> bool:

@@ -13,13 +13,16 @@ from postbus.app import guide, rooms
 from postbus.bridge.spool import DeadLetter as Kept
 from postbus.bridge.spool import Spool
 from postbus.config import redacted, schema
-from postbus.sidecar.status import Check, DeadLetter, DeadLetterPage, Reloaded
+from postbus.sidecar.status import Changed, Check, DeadLetter, DeadLetterPage, Reloaded
 
 if TYPE_CHECKING:
     from postbus.app.process import Process
 
 PAGE = 500
 """Dead letters looked at in one go."""
+
+Act = Callable[[Spool], Callable[[str, str], Awaitable[bool]]]
+"""What is done to a dead letter, by event id and sink."""
 
 
 class View:
@@ -176,24 +179,24 @@ class Admin:
                 return found, None
             cursor = page[-1].cursor
 
-    async def _change(self, act: Callable[[Spool], Callable[[str, str], Awaitable[bool]]], event_id: str | None, sink: str | None) -> int:
-        """Do *act* to every letter that fits and return how many there were."""
-        spool, count, cursor = self._process.spool, 0, None
+    async def _change(self, act: Act, event_id: str | None, sink: str | None, after: str | None, limit: int | None) -> Changed:
+        """Do *act* to the letters that fit, at most *limit* of them."""
+        spool, count, cursor = self._process.spool, 0, after
         if spool is None:
-            return 0
+            return Changed(0)
         while True:
-            found, cursor = await self._find(spool, event_id, sink, PAGE, cursor)
+            found, cursor = await self._find(spool, event_id, sink, limit or PAGE, cursor)
             count += sum(await asyncio.gather(*(act(spool)(letter.event_id, letter.sink) for letter in found)))
-            if cursor is None:
-                return count
+            if cursor is None or limit is not None:
+                return Changed(count, cursor)
 
-    async def replay(self, *, event_id: str | None, sink: str | None) -> int:
+    async def replay(self, *, event_id: str | None, sink: str | None, after: str | None, limit: int | None) -> Changed:
         """Put dead letters back into their queues."""
-        return await self._change(lambda spool: spool.replay, event_id, sink)
+        return await self._change(lambda spool: spool.replay, event_id, sink, after, limit)
 
-    async def drop(self, *, event_id: str | None, sink: str | None) -> int:
+    async def drop(self, *, event_id: str | None, sink: str | None, after: str | None, limit: int | None) -> Changed:
         """Forget dead letters."""
-        return await self._change(lambda spool: spool.drop, event_id, sink)
+        return await self._change(lambda spool: spool.drop, event_id, sink, after, limit)
 
     async def reload(self) -> Reloaded:
         """Read the configuration again."""

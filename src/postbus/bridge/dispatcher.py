@@ -78,7 +78,6 @@ class Dispatcher:
         )
         self._fates = self._shared.fates
         self._watches: list[Callable[[], None]] = []
-        self._stopping = False
 
     def start(self) -> None:
         """Take the spool's mail from now on, and read what it holds from before."""
