@@ -69,7 +69,7 @@ def relay(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Ite
             "socket": {"address": f"unix:{folder}/postbus.sock", "protocol": "lmtp"},
         }
         hooks = {name: {"kind": "webhook", "url": f"{web.url}/{name}"} for name in ("takes", "refuses", "fails")}
-        routes = [{"name": name, "match": f"{name}-*@*", "sinks": name, "acceptance": "hold"} for name in hooks]
+        routes: list[dict[str, Any]] = [{"name": name, "match": f"{name}-*@*", "sinks": name, "acceptance": "hold"} for name in hooks]
         known = [*(f"*@{road}.example.org" for road in ROADS), "*@bücher.example.org"]
         routes.append({"name": "everyone", "match": known, "sinks": "file", "mode": "both"})
         web.answers |= {"/refuses": 413, "/fails": 500}
