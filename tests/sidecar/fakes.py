@@ -11,7 +11,7 @@ import httpx
 from postbus.sidecar.app import make_app
 from postbus.sidecar.server import Sidecar
 from postbus.sidecar.settings import SidecarSettings
-from postbus.sidecar.status import Check, DeadLetter, DeadLetterPage, Reloaded
+from postbus.sidecar.status import Changed, Check, DeadLetter, DeadLetterPage, Reloaded
 
 TOKEN = "canary-token-5f1e"
 MAILBOX = "canary-mailbox@example.com"
@@ -77,15 +77,15 @@ class FakeDeadLetters:
         self.asked.append(("page", sink, after))
         return DeadLetterPage([LETTER][:limit], total=1, next_after=None)
 
-    async def replay(self, *, event_id: str | None, sink: str | None) -> int:
+    async def replay(self, *, event_id: str | None, sink: str | None, after: str | None, limit: int | None) -> Changed:
         """Replay the letter if it is meant."""
         self.asked.append(("replay", event_id, sink))
-        return int(event_id in {None, LETTER.event_id})
+        return Changed(int(event_id in {None, LETTER.event_id}))
 
-    async def drop(self, *, event_id: str | None, sink: str | None) -> int:
+    async def drop(self, *, event_id: str | None, sink: str | None, after: str | None, limit: int | None) -> Changed:
         """Drop the letter if it is meant."""
         self.asked.append(("drop", event_id, sink))
-        return int(event_id in {None, LETTER.event_id})
+        return Changed(int(event_id in {None, LETTER.event_id}))
 
 
 @dataclass

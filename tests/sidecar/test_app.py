@@ -162,9 +162,9 @@ async def test_dead_letters_are_listed_replayed_and_dropped(postbus: House) -> N
     http.headers.update(BEARER)
     page = (await http.get("/dead-letters?sink=orders&limit=10")).json()
     assert (1, MAILBOX, None) == (page["total"], page["letters"][0]["recipient"], page["next_after"])
-    assert {"count": 1} == (await http.post(f"/dead-letters/replay?event_id={LETTER.event_id}")).json()
-    assert {"count": 1} == (await http.post("/dead-letters/replay?sink=orders")).json()
-    assert {"count": 1} == (await http.post("/dead-letters/drop?sink=orders")).json()
+    assert {"count": 1, "next_after": None} == (await http.post(f"/dead-letters/replay?event_id={LETTER.event_id}")).json()
+    assert {"count": 1, "next_after": None} == (await http.post("/dead-letters/replay?sink=orders")).json()
+    assert {"count": 1, "next_after": None} == (await http.post("/dead-letters/drop?sink=orders")).json()
     assert 404 == (await http.post("/dead-letters/drop?event_id=unknown")).status_code
     assert 422 == (await http.post("/dead-letters/drop")).status_code
     assert 422 == (await http.get("/dead-letters?limit=100000")).status_code

@@ -5,15 +5,22 @@ from __future__ import annotations
 import mimetypes
 import re
 import smtplib
+import socket
 import ssl
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from email.message import EmailMessage
+from email.policy import SMTP, SMTPUTF8
 from email.utils import formatdate, make_msgid
 from pathlib import Path
 from typing import Literal
 
 Encryption = Literal["none", "starttls", "implicit"]
+Progress = Callable[[int], None]
+"""Called with the octets handed over so far."""
+
+CHUNK_OCTETS = 256 * 1024
 
 # The id postbus puts at the end of its 250 (design 4.4): a UUID, so that a sender's log and an event can be joined.
 TRANSACTION_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -30,6 +37,10 @@ class Destination:
     encryption: Encryption = "none"
     verify: bool = True
     timeout_s: float = 60.0
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.path or f"{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +66,14 @@ class Fate:
 def compose(
     sender: str, recipients: Sequence[str], *, subject: str, text: str, html: str | None, attachments: Sequence[Path]
 ) -> EmailMessage:
-    """Return a well-formed mail; *attachments* are read whole. Raises OSError for a file that cannot be read."""
-    mail = EmailMessage()
+    """Return a well-formed mail; *attachments* are read whole.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: a header would hold a line break.
+    """
+    ascii_only = (sender + "".join(recipients)).isascii()
+    mail = EmailMessage(policy=SMTP if ascii_only else SMTPUTF8)  # an address beyond ASCII has no other form (RFC 6532 s3.2)
     mail["From"], mail["To"], mail["Subject"] = sender or "postmaster@localhost", ", ".join(recipients), subject
     mail["Date"], mail["Message-ID"] = formatdate(localtime=False), make_msgid(domain="postbus.invalid")
     mail.set_content(text)
@@ -77,13 +94,15 @@ def canonical(octets: bytes) -> bytes:
     return b"\r\n".join(lines if lines[-1] == b"" else [*lines, b""])
 
 
-def deliver(destination: Destination, sender: str, recipients: Sequence[str], octets: bytes) -> list[Fate]:
-    """Hand *octets* (canonical) over and return one fate per recipient, in order.
+def deliver(
+    destination: Destination, sender: str, recipients: Sequence[str], octets: bytes, progress: Progress | None = None
+) -> list[Fate]:
+    """Hand *octets* (canonical) over and return one fate per recipient, in order; the same recipient twice has two.
 
     Raises:
         OSError, smtplib.SMTPException: the conversation itself broke (refused, no TLS, connection lost).
     """
-    with _connect(destination) as client:
+    with _connected(destination) as client:
         # A name that is no ASCII needs SMTPUTF8 (RFC 6531 s3.4), and only then it is asked for.
         options = ["SMTPUTF8"] if not (sender + "".join(recipients)).isascii() else []
         if "size" in client.esmtp_features:
@@ -93,45 +112,101 @@ def deliver(destination: Destination, sender: str, recipients: Sequence[str], oc
         code, reply = client.mail(sender, options)
         if code >= 300:
             return [Fate(name, code, _text(reply)) for name in recipients]
-        named = {name: Fate(name, code, _text(reply)) for name in recipients for code, reply in [client.rcpt(name)]}
-        taken = [name for name in named if named[name].accepted]
+        fates = [Fate(name, code, _text(reply)) for name in recipients for code, reply in [client.rcpt(name)]]
+        taken = [index for index, fate in enumerate(fates) if fate.accepted]
         if taken:
-            named |= _content(client, destination, taken, octets)
-        return [named[name] for name in recipients]
+            for index, (code, text) in zip(taken, _content(client, destination, len(taken), octets, progress), strict=True):
+                fates[index] = replace(fates[index], code=code, text=text)
+        return fates
 
 
-def _connect(destination: Destination) -> smtplib.SMTP:
-    """Return a client that was greeted, over the wished encryption."""
+@contextmanager
+def _connected(destination: Destination) -> Iterator[smtplib.SMTP]:
+    """Give a client that was greeted, over the wished encryption; say QUIT at the end, whatever is answered to it."""
     context = ssl.create_default_context()
     if not destination.verify:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    name, port, timeout_s = destination.host, destination.port, destination.timeout_s
+    name, port, timeout_s = destination.path or destination.host, destination.port, destination.timeout_s
     client: smtplib.SMTP
-    if destination.lmtp:
-        client = smtplib.LMTP(destination.path or name, port, timeout=timeout_s)
-    elif destination.encryption == "implicit":
+    if destination.encryption == "implicit":
         client = smtplib.SMTP_SSL(name, port, timeout=timeout_s, context=context)
     else:
-        client = smtplib.SMTP(name, port, timeout=timeout_s)
-    client.ehlo_or_helo_if_needed()
-    if destination.encryption == "starttls":
-        client.starttls(context=context)
+        kind = smtplib.LMTP if destination.lmtp else smtplib.SMTP
+        client = kind(name, port, timeout=timeout_s)
+    try:
         client.ehlo_or_helo_if_needed()
-    return client
+        if destination.encryption == "starttls":
+            client.starttls(context=context)
+            client.ehlo_or_helo_if_needed()
+        yield client
+        with suppress(smtplib.SMTPException, OSError):  # every recipient's fate is known already
+            client.quit()
+    finally:
+        client.close()
 
 
-def _content(client: smtplib.SMTP, destination: Destination, taken: Sequence[str], octets: bytes) -> Mapping[str, Fate]:
-    """Send the message and read the reply (RFC 5321 s4.1.1.4) or, on LMTP, one per accepted recipient (RFC 2033 s4.2)."""
+def _content(client: smtplib.SMTP, destination: Destination, count: int, octets: bytes, progress: Progress | None) -> list[tuple[int, str]]:
+    """Send the message and return what is said of it *count* times: the one reply of SMTP, or LMTP's several (RFC 2033 s4.2)."""
     code, reply = client.docmd("DATA")
     if code != 354:
-        return {name: Fate(name, code, _text(reply)) for name in taken}
-    stuffed = re.sub(rb"(?m)^\.", b"..", octets)
-    client.send(stuffed + b".\r\n")
-    if destination.lmtp:  # smtplib's own LMTP.data() reads one reply only (cpython#76984)
-        return {name: Fate(name, code, _text(reply)) for name in taken for code, reply in [client.getreply()]}
-    code, reply = client.getreply()
-    return {name: Fate(name, code, _text(reply)) for name in taken}
+        return [(code, _text(reply))] * count
+    stuffed = memoryview(re.sub(rb"(?m)^\.", b"..", octets))
+    assert isinstance(client.sock, socket.socket)
+    for start in range(0, len(stuffed), CHUNK_OCTETS):
+        client.sock.sendall(stuffed[start : start + CHUNK_OCTETS])
+        if progress is not None:
+            progress(min(start + CHUNK_OCTETS, len(stuffed)))
+    client.send(b".\r\n")
+    replies = [client.getreply() for _ in range(count if destination.lmtp else 1)]  # smtplib's LMTP.data() reads one only (cpython#76984)
+    said = [(code, _text(reply)) for code, reply in replies]
+    return said if destination.lmtp else said * count
 
 
 def _text(reply: bytes) -> str:
     return " ".join(reply.decode("utf-8", "replace").split())
+
+
+_LOG = "its log says why"
+_TROUBLES: Mapping[type[Exception], tuple[str, str]] = {
+    # looked up along the exception's own ancestors, so the nearest class speaks
+    ConnectionRefusedError: (
+        "nobody listens at {where}",
+        "start postbus with `postbus run`, or name the listener with --host and --port, or --socket",
+    ),
+    FileNotFoundError: ("there is no socket {where}", "start postbus, or check --socket"),
+    PermissionError: ("this user may not connect to {where}", "check the socket's owner and mode"),
+    socket.gaierror: ("the name {host} cannot be resolved", "check --host"),
+    TimeoutError: ("{where} did not answer within {timeout_s:g} s", "check --host and --port; does it want --tls?"),
+    ssl.SSLCertVerificationError: (
+        "the certificate of {where} is not trusted: {detail}",
+        "use its name with --host, or --insecure for a test",
+    ),
+    ssl.SSLError: ("TLS with {where} failed: {detail}", "does it speak TLS from the first octet (--tls), or after STARTTLS (--starttls)?"),
+    smtplib.SMTPNotSupportedError: ("{where} cannot do that: {detail}", "leave --starttls away, or use addresses of ASCII alone"),
+    smtplib.SMTPResponseException: ("{where} answered {detail}", _LOG),
+    smtplib.SMTPServerDisconnected: ("{where} hung up", "its log says why; does it want --tls?"),
+    ConnectionError: ("{where} hung up: {detail}", "its log says why; does it want --tls?"),
+    OSError: ("the conversation with {where} broke: {detail}", "check --host and --port"),
+    smtplib.SMTPException: ("the conversation with {where} broke: {detail}", _LOG),
+}
+
+
+def trouble(error: Exception, destination: Destination) -> tuple[str, str]:
+    """Return what broke a conversation, and what would help."""
+    what, remedy = next(_TROUBLES[kind] for kind in type(error).__mro__ if kind in _TROUBLES)
+    words = {"where": str(destination), "host": destination.host, "timeout_s": destination.timeout_s, "detail": _detail(error)}
+    return what.format_map(words), remedy
+
+
+def _detail(error: Exception) -> str:
+    match error:
+        case smtplib.SMTPResponseException(smtp_code=code, smtp_error=said):
+            return f"{code} {_text(said) if isinstance(said, bytes) else said}"
+        case ssl.SSLCertVerificationError(verify_message=message):
+            return str(message)
+        case ssl.SSLError(reason=str(reason)):
+            return reason.lower().replace("_", " ")
+        case OSError(strerror=str(reason)):
+            return reason.lower()
+        case _:
+            return str(error).rstrip(".")

@@ -5,33 +5,72 @@ Exit codes: 0 done, 1 it could not be done or was refused, 2 the command line or
 
 from __future__ import annotations
 
+import inspect
 import json
 import smtplib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from postbus import __version__
-from postbus.cli import admin, letter
+from postbus.cli import admin, letter, show
 
-OUT = Console(highlight=False, soft_wrap=True)
-ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+PLAIN = not (sys.stdout.isatty() and sys.stderr.isatty())
+DEFAULT_HTTP = "http://127.0.0.1:8080"
 
 CLI = typer.Typer(
     name="postbus",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None if PLAIN else "rich",
+    pretty_exceptions_enable=False,
     help="Inbound mail to events: SMTP and LMTP in, Kafka, webhooks and files out.\n\n"
-    "Start with [bold]postbus run[/bold], then [bold]postbus send[/bold] in a second terminal.",
+    "Start with `postbus run`, then `postbus send` in a second terminal.\n\n"
+    "Exit codes: 0 done; 1 it could not be done, or was refused; 2 the command line or the configuration is wrong.",
     epilog="Every setting: docs/configuration.md, or `postbus schema config`.",
 )
+
+EXAMPLES: Mapping[str, Sequence[str]] = {
+    "run": (
+        "postbus run                                    everything to standard output",
+        "postbus run -c postbus.yaml                    as the file says",
+        "POSTBUS__LISTENERS__SMTP__ADDRESS=:25 postbus run",
+        "postbus run > events.jsonl                     events to a file, the log to the terminal",
+    ),
+    "check": ("postbus check -c postbus.yaml", "POSTBUS__ACCEPTANCE=hold postbus check -c postbus.yaml"),
+    "schema": ("postbus schema > event.schema.json", "postbus schema config > config.schema.json"),
+    "send": (
+        "postbus send you@example.org",
+        "postbus send you@example.org --html '<p>Hello</p>' --attach photo.jpg",
+        "postbus send a@example.org b@example.org --socket /run/postbus/lmtp.sock",
+        "postbus send you@example.org --host mx.example.org --port 25 --starttls",
+        "postbus send you@example.org --from '' --raw bounce.eml",
+    ),
+    "status": ("postbus status", "postbus status --json | jq .sinks"),
+    "healthcheck": ("postbus healthcheck && echo ready",),
+    "reload": ("postbus reload --token-file /etc/postbus/admin/token",),
+    "list": ("postbus dead-letters list --token-file token", "postbus dead-letters list --sink orders --json | jq .reason"),
+    "replay": ("postbus dead-letters replay --token-file token", "postbus dead-letters replay --sink orders --token-file token"),
+    "drop": ("postbus dead-letters drop --event 0198c0de-... --token-file token",),
+}
+"""What ends each command's help."""
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+def command(group: typer.Typer, name: str) -> Callable[[Command], Command]:
+    """Register a command whose help is its docstring and its examples."""
+
+    def register(function: Command) -> Command:
+        examples = "\n".join(["\b", "Examples:", *(f"  {example}" for example in EXAMPLES[name])])
+        group.command(name, help=f"{inspect.getdoc(function)}\n\n{examples}")(function)
+        return function
+
+    return register
+
 
 ConfigOption = Annotated[
     Path | None,
@@ -40,24 +79,32 @@ ConfigOption = Annotated[
     ),
 ]
 HttpOption = Annotated[str, typer.Option("--http", metavar="URL", help="Where the running postbus serves HTTP.", envvar="POSTBUS_HTTP")]
-TokenOption = Annotated[Path | None, typer.Option("--token-file", metavar="FILE", help="File with the bearer token of the sidecar.")]
-DEFAULT_HTTP = "http://127.0.0.1:8080"
+TokenOption = Annotated[
+    Path | None,
+    typer.Option("--token-file", metavar="FILE", help="File with the sidecar's bearer token.", envvar="POSTBUS_TOKEN_FILE"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
 
 
-@CLI.command()
+@command(CLI, "run")
 def run(config: ConfigOption = None) -> None:
-    """Take mail and publish events until SIGTERM or Ctrl-C; SIGHUP reloads routes, sinks and certificates.
+    """Take mail and publish events until SIGTERM or Ctrl-C.
 
     Events go to the configured sinks (by default JSON lines on standard output), the log to standard error.
+    SIGHUP, or a change of the file, reloads. The first Ctrl-C drains: mail in transfer gets its answer. The second ends at once; what is
+    in the spool stays there.
     """
     from postbus import app  # noqa: PLC0415 - the other commands start faster without the servers' libraries
 
     raise typer.Exit(app.run(config))
 
 
-@CLI.command()
+@command(CLI, "check")
 def check(config: ConfigOption = None) -> None:
-    """Say in one line each what is wrong with the configuration, where, and what would be right."""
+    """Say what is wrong with the configuration.
+
+    One line each: what, where, and what would be right. Nothing is started and nobody is asked: files, certificates and addresses are looked at here. Exits 2 when postbus would not start.
+    """
     from postbus import config as configuration  # noqa: PLC0415
 
     try:
@@ -66,15 +113,23 @@ def check(config: ConfigOption = None) -> None:
         known = error
     findings = configuration.check(known)
     for finding in findings:
-        colour = "red" if finding.severity == "error" else "yellow"
-        OUT.print(f"[{colour}]{finding.severity}[/{colour}]: {escape(str(finding))}")
+        show.line(str(finding), "red" if finding.severity == "error" else "yellow")
     errors = sum(finding.severity == "error" for finding in findings)
-    if not errors:
-        OUT.print(f"{config or 'embedded defaults'}: fine" + (f", {len(findings)} to look at" if findings else ""))
-    raise typer.Exit(2 if errors else 0)
+    name = str(config or "embedded defaults")
+    if isinstance(known, configuration.ConfigurationError) or errors:
+        show.line(f"{name}: {_counted(errors, 'error')}, not usable", "bold red")
+        raise typer.Exit(2)
+    tree = known.settings
+    parts = ((tree.listeners, "listener"), (tree.routes, "route"), (tree.sinks, "sink"))
+    warned = f"; {_counted(len(findings), 'warning')}" if findings else ""
+    show.line(f"{name}: fine, {', '.join(_counted(len(part), word) for part, word in parts)}{warned}", "green")
 
 
-@CLI.command()
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+@command(CLI, "schema")
 def schema(what: Annotated[str, typer.Argument(help="`event` (what consumers get) or `config` (what operators set).")] = "event") -> None:
     """Print a JSON Schema: of the events, or of the configuration."""
     if what == "event":
@@ -90,10 +145,10 @@ def schema(what: Annotated[str, typer.Argument(help="`event` (what consumers get
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
 
 
-@CLI.command()
+@command(CLI, "send")
 def send(
     recipients: Annotated[list[str] | None, typer.Argument(metavar="[TO]...", help="Recipients.", show_default=False)] = None,
-    host: Annotated[str, typer.Option(help="Server to hand the mail to.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(metavar="NAME", help="Server to hand the mail to.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Its port.")] = 2525,
     path: Annotated[str | None, typer.Option("--socket", metavar="PATH", help="A Unix socket instead (LMTP).")] = None,
     lmtp: Annotated[bool, typer.Option("--lmtp", help="Speak LMTP: one answer per recipient.")] = False,
@@ -103,18 +158,33 @@ def send(
     sender: Annotated[
         str, typer.Option("--from", metavar="ADDRESS", help="Envelope sender; empty for the null sender.")
     ] = "sender@example.org",
-    subject: Annotated[str, typer.Option(help="Subject.")] = "A test mail from postbus send",
-    text: Annotated[str, typer.Option(help="Plain text body.")] = "Hello from postbus send.",
-    html: Annotated[str | None, typer.Option(help="HTML body, beside the text.")] = None,
-    attach: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Attach a file; may be given again.", exists=True, dir_okay=False)
-    ] = None,
+    subject: Annotated[str, typer.Option(metavar="TEXT", help="Subject.")] = "A test mail from postbus send",
+    text: Annotated[str, typer.Option(metavar="TEXT", help="Plain text body.")] = "Hello from postbus send.",
+    html: Annotated[str | None, typer.Option(metavar="TEXT", help="HTML body, beside the text.")] = None,
+    attach: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Attach a file; may be given again.")] = None,
     raw: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Send this file as it is, lines made CRLF, instead of a composed mail.", exists=True)
+        Path | None, typer.Option(metavar="FILE", help="Send this file as it is, lines made CRLF, instead of a composed mail.")
     ] = None,
+    http: Annotated[
+        str | None,
+        typer.Option(
+            "--http",
+            metavar="URL",
+            envvar="POSTBUS_HTTP",
+            help=f"Whom to ask what became of the mail. [default: {DEFAULT_HTTP} for a mail to this machine]".replace("[", "(").replace(
+                "]", ")"
+            ),
+        ),
+    ] = None,
+    wait: Annotated[float, typer.Option("--wait", metavar="SECONDS", min=0, help="How long to wait for the events to be delivered.")] = 5.0,
 ) -> None:
-    """Send a test mail and say what became of it."""
+    """Send a test mail and follow it to its sinks.
+
+    Says what the server answered, and what became of the events when the sidecar can be asked (--http). Exits 1 when a recipient was refused, or an event became a dead letter.
+    """
     to = recipients or ["test@example.org"]
+    if tls and (starttls or lmtp or path):
+        _fail("--tls is for SMTP from the first octet", "leave --starttls, --lmtp and --socket away", code=2)
     destination = letter.Destination(
         host=host,
         port=port,
@@ -123,101 +193,174 @@ def send(
         encryption="implicit" if tls else "starttls" if starttls else "none",
         verify=not insecure,
     )
-    octets = letter.canonical(
-        raw.read_bytes() if raw else letter.compose(sender, to, subject=subject, text=text, html=html, attachments=attach or ()).as_bytes()
-    )
-    where = path or f"{host}:{port}"
+    octets = _octets(raw, lambda: letter.compose(sender, to, subject=subject, text=text, html=html, attachments=attach or ()).as_bytes())
+    with show.progress("sending", len(octets), octets=True) as bar:
+        try:
+            fates = letter.deliver(destination, sender, to, octets, bar)
+        except (OSError, smtplib.SMTPException) as error:
+            _fail(*letter.trouble(error, destination))
+    show.line(f"{show.size(len(octets))} to {destination}")
+    show.table(("recipient", "outcome", "server said"), [(fate.recipient, _outcome(fate), f"{fate.code} {fate.text}") for fate in fates])
+    asked = http or (DEFAULT_HTTP if path or host in {"127.0.0.1", "localhost", "::1"} else None)
+    good = [_follow(transaction, asked, wait) for transaction in dict.fromkeys(fate.transaction_id for fate in fates) if transaction]
+    raise typer.Exit(0 if all(good) and all(fate.accepted for fate in fates) else 1)
+
+
+def _octets(raw: Path | None, compose: Callable[[], bytes]) -> bytes:
+    """Return the mail to send, its lines ended by CRLF."""
     try:
-        fates = letter.deliver(destination, sender, to, octets)
-    except ConnectionRefusedError:
-        _fail(f"nobody listens at {where}", "start postbus with `postbus run`, or name the listener with --host and --port")
-    except (OSError, smtplib.SMTPException) as error:
-        _fail(f"the conversation with {where} broke: {error}", "the server's log says why")
-    _print_fates(fates, len(octets), where)
-    raise typer.Exit(0 if all(fate.accepted for fate in fates) else 1)
+        return letter.canonical(raw.read_bytes() if raw else compose())
+    except OSError as error:
+        _fail(f"{error.filename} cannot be read: {(error.strerror or 'unknown').lower()}", "check the path", code=2)
+    except ValueError as error:
+        _fail(f"no mail can be made of that: {error}", "check subject and addresses", code=2)
 
 
-def _print_fates(fates: Sequence[letter.Fate], size_octets: int, where: str) -> None:
-    """Show what the server said of each recipient, and where to look next."""
-    table = Table(
-        "recipient",
-        "outcome",
-        "server said",
-        title=f"{size_octets:,} octets to {where}",
-        title_justify="left",
-        box=None,
+def _outcome(fate: letter.Fate) -> str:
+    return "accepted" if fate.accepted else "try later" if fate.code < 500 else "refused"
+
+
+def _follow(transaction: str, http: str | None, wait_s: float) -> bool:
+    """Show what became of the events of *transaction*; return whether none of them came to a bad end."""
+    events = admin.fates(http, transaction, wait_s) if http else None
+    if not events:
+        show.line(f'transaction {transaction}: every event carries it as "transactionId"')
+        reason = f"{http} does not know it" if http else "no sidecar was asked"
+        show.line(
+            f"what became of the events is not known here, {reason}; name the sidecar with --http, or look where the routes' sinks lead"
+        )
+        return True
+    places = _places(str(http))
+    show.line(f"transaction {transaction}")
+    show.table(
+        ("route", "sink", "event", "outcome", "look at"),
+        [(row["route"], row["sink"], row["event_id"], _word(row), places.get(row["sink"], "")) for row in events],
     )
-    for fate in fates:
-        outcome = "[green]accepted[/green]" if fate.accepted else "[yellow]try later[/yellow]" if fate.code < 500 else "[red]refused[/red]"
-        table.add_row(escape(fate.recipient), outcome, escape(f"{fate.code} {fate.text}"))
-    OUT.print(table)
-    taken = {fate.transaction_id for fate in fates if fate.transaction_id}
-    for transaction in sorted(taken):
-        OUT.print(f'The events carry [bold]"transactionId":"{transaction}"[/bold]: look for it where the route\'s sinks lead.')
+    if not all(row["decided"] for row in events):
+        show.line("what waits is safe in the spool and will be tried again: see `postbus status`", "yellow")
+    return not any(row["required"] and row["word"] in {"dead letter", "given up", "damaged"} for row in events)
 
 
-@CLI.command()
-def status(http: HttpOption = DEFAULT_HTTP, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
-    """Show what the running postbus says of itself: listeners, sinks, spool, readiness."""
+def _word(row: Mapping[str, Any]) -> str:
+    return f"{row['word']} ({row['detail']})" if row["detail"] else str(row["word"])
+
+
+def _places(http: str) -> Mapping[str, str]:
+    """Return where the events of each sink are seen."""
+    try:
+        return {name: sink.get("place", "") for name, sink in admin.status(http)["sinks"].items()}
+    except (OSError, ValueError):
+        return {}
+
+
+@command(CLI, "status")
+def status(http: HttpOption = DEFAULT_HTTP, as_json: JsonOption = False) -> None:
+    """Show listeners, routes, sinks and spool."""
     with _asking(http):
-        OUT.print_json(data=admin.get(http, "/statusz")) if as_json else OUT.print(escape(admin.text(http, "/statusz")), end="")
+        found = admin.status(http)
+        if as_json:
+            sys.stdout.write(json.dumps(found, indent=2) + "\n")
+        else:
+            show.status(found)
 
 
-@CLI.command()
+@command(CLI, "healthcheck")
 def healthcheck(http: HttpOption = DEFAULT_HTTP) -> None:
-    """Exit 0 when the running postbus is ready, 1 when it is not: for containers outside Kubernetes."""
+    """Exit 0 when postbus is ready, 1 when not.
+
+    For containers outside Kubernetes, which has probes of its own.
+    """
     with _asking(http):
         answer = admin.probe(http, "/readyz?verbose")
     sys.stdout.write(answer.text)
     raise typer.Exit(0 if answer.ok else 1)
 
 
-@CLI.command()
+@command(CLI, "reload")
 def reload(http: HttpOption = DEFAULT_HTTP, token_file: TokenOption = None) -> None:
-    """Ask the running postbus to read its configuration again, as SIGHUP does."""
+    """Have the configuration read again, as by SIGHUP.
+
+    Says what changed, and what only a restart changes. A configuration that is wrong changes nothing; exits 2 then.
+    """
     with _asking(http):
-        OUT.print_json(data=admin.post(http, "/reload", admin.token(token_file)))
+        found = admin.reload(http, admin.token(token_file))
+    for problem in found["problems"]:
+        show.line(problem, "red")
+    if found["problems"]:
+        show.line("nothing changed", "bold red")
+        raise typer.Exit(2)
+    for path in found["changed"]:
+        show.line(f"changed: {path}", "green")
+    for path in found["needs_restart"]:
+        show.line(f"needs a restart: {path}", "yellow")
+    if not found["changed"] and not found["needs_restart"]:
+        show.line("nothing differs; certificates were read again")
 
 
-LETTERS = typer.Typer(no_args_is_help=True, help="Events that were given up: list them, deliver them again, drop them.")
+LETTERS = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None if PLAIN else "rich",
+    help="List, replay or drop events that were given up.\n\nNeeds the sidecar's bearer token (sidecar.token_file).",
+)
 CLI.add_typer(LETTERS, name="dead-letters")
 
 EventOption = Annotated[str | None, typer.Option("--event", metavar="ID", help="Only this event.")]
 SinkOption = Annotated[str | None, typer.Option("--sink", metavar="NAME", help="Only letters for this sink.")]
 
 
-@LETTERS.command("list")
-def list_letters(http: HttpOption = DEFAULT_HTTP, token_file: TokenOption = None, sink: SinkOption = None) -> None:
-    """List dead letters with the reason each was given up."""
-    table = Table("event", "sink", "recipient", "since", "attempts", "reason", box=None)
+@command(LETTERS, "list")
+def list_letters(
+    http: HttpOption = DEFAULT_HTTP, token_file: TokenOption = None, sink: SinkOption = None, as_json: JsonOption = False
+) -> None:
+    """List them, oldest first, with the reasons."""
     with _asking(http):
-        for row in admin.dead_letters(http, admin.token(token_file), sink):
-            table.add_row(*(escape(str(cell)) for cell in row))
-    if table.row_count:
-        OUT.print(table)
+        letters = admin.dead_letters(http, admin.token(token_file), sink)
+        if as_json:
+            for row in letters:
+                sys.stdout.write(json.dumps(row) + "\n")
+            return
+        rows = [
+            (row["event_id"], row["sink"], row["recipient"], show.instant(row["dead_since_ms"]), row["attempts"], row["reason"])
+            for row in letters
+        ]
+    if rows:
+        show.table(("event", "sink", "recipient", "since (UTC)", "attempts", "reason"), rows)
     else:
-        OUT.print("no dead letters")
+        show.line("no dead letters")
 
 
-@LETTERS.command()
+@command(LETTERS, "replay")
 def replay(http: HttpOption = DEFAULT_HTTP, token_file: TokenOption = None, event: EventOption = None, sink: SinkOption = None) -> None:
-    """Deliver dead letters again, with their ids unchanged; all of them without --event and --sink."""
-    with _asking(http):
-        OUT.print(f"{admin.change_letters(http, admin.token(token_file), 'replay', event, sink)} queued for delivery")
+    """Deliver them again, with their ids unchanged.
+
+    All of them without --event and --sink.
+    """
+    show.line(f"{_counted(_change('replay', http, token_file, event, sink), 'event')} queued for delivery")
 
 
-@LETTERS.command()
+@command(LETTERS, "drop")
 def drop(http: HttpOption = DEFAULT_HTTP, token_file: TokenOption = None, event: EventOption = None, sink: SinkOption = None) -> None:
-    """Forget dead letters for good: those of --event or --sink (one of them is needed)."""
+    """Forget them for good: --event or --sink says which."""
     if event is None and sink is None:
         _fail("dropping every dead letter at once is not offered", "name --event ID or --sink NAME", code=2)
+    show.line(f"{_counted(_change('drop', http, token_file, event, sink), 'event')} dropped")
+
+
+def _change(action: str, http: str, token_file: Path | None, event: str | None, sink: str | None) -> int:
+    """Change dead letters, with a progress bar on a terminal; return how many."""
+    count = 0
     with _asking(http):
-        OUT.print(f"{admin.change_letters(http, admin.token(token_file), 'drop', event, sink)} dropped")
+        bearer = admin.token(token_file)
+        total = 1 if event else admin.dead_letters_total(http, bearer, sink)
+        with show.progress(action, total) as bar:
+            for count in admin.change_letters(http, bearer, action, event, sink):
+                bar(count)
+    return count
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        OUT.print(f"postbus {__version__}")
+        show.line(f"postbus {__version__}")
         raise typer.Exit
 
 
@@ -233,10 +376,10 @@ def _asking(http: str) -> admin.Trouble:
 
 def _fail(what: str, remedy: str, code: int = 1) -> NoReturn:
     """Say what went wrong and what to do, and end the command."""
-    ERR.print(f"[red]postbus:[/red] {escape(what)}; {escape(remedy)}")
+    show.complain(what, remedy)
     raise typer.Exit(code)
 
 
-def main() -> None:
+def main(arguments: Iterable[str] | None = None) -> None:
     """Run the command line."""
-    CLI()
+    CLI(None if arguments is None else list(arguments))

@@ -38,6 +38,8 @@ Exclude = Annotated[list[str] | None, Query(description="Checks that do not coun
 SinkName = Annotated[str | None, Query(max_length=200, description="Only this sink's.")]
 TransactionId = Annotated[str, Path(max_length=64, description="The id in the 250 after the last dot.")]
 EventId = Annotated[str | None, Query(max_length=200, description="Only this event.")]
+Cursor = Annotated[str | None, Query(max_length=500, description="Cursor: next_after of the page before.")]
+Some = Annotated[int | None, Query(ge=1, le=1_000, description="At most so many at once; next_after goes on. Without it: all.")]
 
 
 def make_app(
@@ -208,31 +210,35 @@ def _dead_letters(letters: DeadLetters | None) -> APIRouter:
             raise HTTPException(404, NO_SPOOL)
         return letters
 
-    async def change(request: Request, action: str, event_id: str | None, sink: str | None) -> Response:
+    async def change(
+        request: Request, action: str, event_id: str | None, sink: str | None, after: str | None, limit: int | None
+    ) -> Response:
         book = kept()
-        count = await (book.replay if action == "replay" else book.drop)(event_id=event_id, sink=sink)
-        telemetry.admin_acted(action=_action(request), outcome="done" if count else "nothing", peer=_peer(request))
-        if event_id is not None and not count:
+        changed = await (book.replay if action == "replay" else book.drop)(event_id=event_id, sink=sink, after=after, limit=limit)
+        telemetry.admin_acted(action=_action(request), outcome="done" if changed.count else "nothing", peer=_peer(request))
+        if event_id is not None and not changed.count and changed.next_after is None:
             raise HTTPException(404, "there is no such dead letter")
-        return _json({"count": count})
+        return _json(asdict(changed))
 
     @router.get("/dead-letters", summary="Events given up, oldest first", name="dead_letters.list")
     async def page(
         sink: SinkName = None,
-        after: Annotated[str | None, Query(max_length=500, description="Cursor: next_after of the page before.")] = None,
+        after: Cursor = None,
         limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
     ) -> Response:
         return _json(asdict(await kept().page(sink=sink, after=after, limit=limit)))
 
     @router.post("/dead-letters/replay", summary="Deliver one, a sink's or all again, with ids unchanged", name="dead_letters.replay")
-    async def replay(request: Request, event_id: EventId = None, sink: SinkName = None) -> Response:
-        return await change(request, "replay", event_id, sink)
+    async def replay(
+        request: Request, event_id: EventId = None, sink: SinkName = None, after: Cursor = None, limit: Some = None
+    ) -> Response:
+        return await change(request, "replay", event_id, sink, after, limit)
 
     @router.post("/dead-letters/drop", summary="Forget one, or a sink's, for good", name="dead_letters.drop")
-    async def drop(request: Request, event_id: EventId = None, sink: SinkName = None) -> Response:
+    async def drop(request: Request, event_id: EventId = None, sink: SinkName = None, after: Cursor = None, limit: Some = None) -> Response:
         if not event_id and not sink:
             raise HTTPException(422, "say what to drop: event_id, sink or both")
-        return await change(request, "drop", event_id, sink)
+        return await change(request, "drop", event_id, sink, after, limit)
 
     return router
 

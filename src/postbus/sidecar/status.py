@@ -53,6 +53,14 @@ class DeadLetterPage:
 
 
 @dataclass(frozen=True, slots=True)
+class Changed:
+    """How many dead letters were changed; *next_after* goes on behind the last one looked at, ``None``: there are no more."""
+
+    count: int
+    next_after: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Reloaded:
     """What a reload did. *problems* non-empty: nothing changed."""
 
@@ -92,11 +100,11 @@ class DeadLetters(Protocol):
     async def page(self, *, sink: str | None, after: str | None, limit: int) -> DeadLetterPage:
         """Return at most *limit* letters of *sink* (``None``: of all) behind the cursor *after*."""
 
-    async def replay(self, *, event_id: str | None, sink: str | None) -> int:
-        """Queue letters for delivery again, with their ids unchanged, and return how many; ``None`` means any."""
+    async def replay(self, *, event_id: str | None, sink: str | None, after: str | None, limit: int | None) -> Changed:
+        """Queue letters for delivery again, with their ids unchanged; ``None`` means any, all, and from the first."""
 
-    async def drop(self, *, event_id: str | None, sink: str | None) -> int:
-        """Forget letters for good and return how many; ``None`` means any."""
+    async def drop(self, *, event_id: str | None, sink: str | None, after: str | None, limit: int | None) -> Changed:
+        """Forget letters for good; ``None`` means any, all, and from the first."""
 
 
 class Actions(Protocol):
