@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 
 BATCH_OCTETS = 128 * 1024  # one write to disk; twice that is no faster and holds 20 MiB more for 100 senders
-AHEAD_OCTETS = 64 * 1024  # may wait in memory behind the batch in flight before the sender has to: memory per connection stays near one batch
+AHEAD_OCTETS = 64 * 1024  # may wait in memory behind the batch in flight; then the sender has to wait
 SPILL_PREFIX = "spill-"
 
 

@@ -47,6 +47,8 @@ LINGER_OCTETS = 1024 * 1024  # read and dropped after the last word, so that the
 TURN, BUSY, DISK, PEER, UPGRADE = 1, 2, 4, 8, 16
 """Why reading is paused: budget of this turn spent; answer owed; disk behind; peer does not read; TLS being started."""
 
+NEED_DATA = Signal.NEED_DATA  # looking a member up in its class takes 60 ns, a name 5
+
 TIMED_OUT = Reply(421, "Timeout, closing connection", "4.4.2")
 SESSION_TOO_BIG = Reply(421, "Too much in one session", "4.7.0")
 
@@ -266,7 +268,7 @@ class Connection(Timed, asyncio.Protocol):
                 self.reason = "drain"
                 engine.refuse(SHUTTING_DOWN)
             elif not more:
-                event = Signal.NEED_DATA
+                event = NEED_DATA
                 break
             left -= 1
             if not left:
@@ -278,7 +280,7 @@ class Connection(Timed, asyncio.Protocol):
         if out and self.transport is not None:
             self.transport.write(out)
             self.waiting_at = self.roster.sweep.now
-        if event is not Signal.NEED_DATA or self._half_closed:
+        if event is not NEED_DATA or self._half_closed:
             self._settle(event)
 
     def _settle(self, event: Any) -> None:

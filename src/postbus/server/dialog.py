@@ -509,6 +509,11 @@ class Dialog(Connection):
             self._content_event.set_result(event)
             self._content_event = None
             return Special.HANDED
+        pieces = self._pieces
+        if event.refusal is None and len(pieces) == 1 and self._spill is None:  # most mail is one piece
+            self._pieces = []
+            self._size_octets = 0
+            return self._deliver(event, Body(pieces[0]))
         return self._end(event)
 
     def _end(self, event: EndOfMessage) -> Outcome:
