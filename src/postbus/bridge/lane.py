@@ -6,7 +6,9 @@ until the end of the backlog is met and the lane is live again. ``_cursor`` is t
 
 Order: sends start in the order of acceptance. When the sink as a whole is down the queue pauses, what was under way goes back to
 its place, and after the pause one delivery alone tries the sink. An event that fails by itself steps aside: it leaves memory, and the
-spool knows when it is due. So order per key holds as far as the sink keeps the order of the sends it is given at once.
+spool knows when it is due. Within a key, a send starts only when those before it have started, though a large mail takes longer to be
+read and parsed; but for one that has to wait for memory. So order per key holds as far as the sink keeps the order of the sends it is
+given at once.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from postbus.bridge.fates import Fates, Word
 from postbus.bridge.renderer import Renderer, Rendering
 from postbus.bridge.spool import Delivery, Held, Page, SpoolDamaged, SpoolFault
 from postbus.bridge.spool_settings import RetrySettings
+from postbus.bridge.turns import Turns
 from postbus.sinks import Outcome, Rejected, Retry, Sent, Sink
 
 YIELD_EVERY = 16
@@ -85,9 +88,10 @@ class Shared:
 class _FileCargo:
     """What is in memory of a message that lies in a file, while somebody is sending it."""
 
-    __slots__ = ("lock", "rendering", "senders")
+    __slots__ = ("granted", "lock", "rendering", "senders")
 
     def __init__(self) -> None:
+        self.granted = False  # the budget's memory is its own
         self.lock = asyncio.Lock()
         self.rendering: Rendering | None = None
         self.senders = 0
@@ -132,6 +136,7 @@ class Lane:
         self._stopped = False
         self._quiet: asyncio.Future[None] | None = None
         self._last_crash = ""
+        self._turns = Turns()
 
     @property
     def queued(self) -> int:
@@ -267,44 +272,57 @@ class Lane:
         sink, held = self.sink, delivery.held
         if sink is None:
             return Rejected(f"sink {self.name!r} is no longer in the configuration")
-        recipient = delivery.slot.recipient
         if held.octets is None:
-            return await self._send_file(sink, held, recipient)
+            return await self._send_file(sink, delivery)
         rendering = held.cargo
         if rendering is None:
             rendering = held.cargo = self._shared.renderer.open(held.mail, held.octets)
         assert isinstance(rendering, Rendering)
-        return await sink.send(await rendering.event(recipient, as_octets=sink.octets))
+        place = self._turns.enter(delivery.recipient.partition_key)
+        try:
+            event = await rendering.event(delivery.slot.recipient, as_octets=sink.octets)
+            await place.reached()
+        finally:
+            place.leave()
+        return await sink.send(event)
 
-    async def _send_file(self, sink: Sink, held: Held, recipient: int) -> Outcome:
+    async def _send_file(self, sink: Sink, delivery: Delivery) -> Outcome:
         """Send from a file: in memory only while somebody is sending it, and only if the budget has room."""
+        held = delivery.held
         cargo = held.cargo
         if cargo is None:
             cargo = held.cargo = _FileCargo()
         assert isinstance(cargo, _FileCargo)
         cargo.senders += 1
+        place = self._turns.enter(delivery.recipient.partition_key)
         try:
-            async with cargo.lock:
-                if cargo.rendering is None:
-                    cargo.rendering = await self._open_file(held)
-            return await sink.send(await cargo.rendering.event(recipient, as_octets=sink.octets))
+            cargo.granted = cargo.granted or self._shared.budget.try_take(held.size_octets * COPIES)
+            if not cargo.granted:
+                place.leave()  # what stands behind may hold the memory this waits for
+            rendering = await self._open_file(cargo, held)
+            event = await rendering.event(delivery.slot.recipient, as_octets=sink.octets)
+            await place.reached()
+            place.leave()
+            return await sink.send(event)
         finally:
+            place.leave()
             cargo.senders -= 1
             if cargo.senders == 0:
                 held.cargo = None
-                if cargo.rendering is not None:
+                if cargo.granted:
                     self._shared.budget.give(held.size_octets * COPIES)
 
-    async def _open_file(self, held: Held) -> Rendering:
+    async def _open_file(self, cargo: _FileCargo, held: Held) -> Rendering:
         shared = self._shared
         assert held.path is not None
-        await shared.budget.take(held.size_octets * COPIES)
-        try:
-            await shared.store.verify(held)
-        except BaseException:
-            shared.budget.give(held.size_octets * COPIES)
-            raise
-        return shared.renderer.open(held.mail, held.path, lambda: shared.store.read(held))
+        async with cargo.lock:
+            if not cargo.granted:
+                await shared.budget.take(held.size_octets * COPIES)
+                cargo.granted = True
+            if cargo.rendering is None:
+                await shared.store.verify(held)
+                cargo.rendering = shared.renderer.open(held.mail, held.path, lambda: shared.store.read(held))
+            return cargo.rendering
 
     # --- outcomes
 
