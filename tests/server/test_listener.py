@@ -187,6 +187,22 @@ def test_drain_waits_for_a_hook_and_cuts_at_its_deadline(run: Run) -> None:
     run(scenario())
 
 
+def test_new_limits_are_for_new_connections(run: Run) -> None:
+    """A session keeps what it was told; the address stays."""
+
+    async def scenario() -> None:
+        async with listening(Box()) as listener, Wire.to(listener) as old:
+            before = listener.addresses
+            listener.reconfigure(settings("127.0.0.1:1", limits=LimitSettings(message_max_octets=5000), stray="allow"))
+            assert "SIZE 33554432" in await old.say("EHLO x")
+            async with Wire.to(listener) as new:
+                assert "SIZE 5000" in await new.say("EHLO x")
+            assert listener.addresses == before
+            assert listener.settings.address == "127.0.0.1:0"
+
+    run(scenario())
+
+
 def test_drain_of_nobody_is_immediate(run: Run) -> None:
     """And a listener that never started drains too."""
 

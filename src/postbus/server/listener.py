@@ -199,6 +199,14 @@ class Listener:
             self.roster.terms = self._terms()
             self.roster.plan = None  # it was made from the old terms
 
+    def reconfigure(self, settings: ListenerSettings) -> None:
+        """Grant what *settings* say to connections from now on; address, protocol and TLS stay as they are (see ``reload``)."""
+        kept = {name: getattr(self.settings, name) for name in ("address", "protocol", "tls", "backlog", "socket_mode")}
+        self.settings = settings.model_copy(update=kept)
+        if self.roster is not None:
+            self.roster.terms = self._terms()
+            self.roster.plan = None
+
     # --- inside
 
     def _terms(self) -> Terms:
