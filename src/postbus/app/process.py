@@ -8,6 +8,7 @@ the spool -> sinks flushed -> spool closed -> sidecar, last.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import time
 import traceback
@@ -44,6 +45,12 @@ SINK_STOP_S = 5.0
 LIMITS_INTERVAL_S = 1.0
 
 SPOOL_UNHEALTHY = Reply(421, "Service not available, try again later", "4.3.2")
+
+_BIND_REMEDIES: Mapping[int, str] = {
+    errno.EADDRINUSE: "stop what listens there, or choose another address",
+    errno.EACCES: "ports below 1024 need privileges, a socket's folder must be writable: choose another address",
+    errno.EADDRNOTAVAIL: "no interface of this machine has it: choose another address",
+}
 
 State = Literal["starting", "serving", "draining", "stopped"]
 
@@ -178,10 +185,9 @@ class Process:
         except TlsUnusable as error:
             raise StartError(f"listeners.{name}.tls: {error}") from error
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise StartError(
-                f"listeners.{name}.address {listener.settings.address}: {reason}; stop what listens there, or choose another address"
-            ) from error
+            reason = (os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)).lower()
+            remedy = _BIND_REMEDIES.get(error.errno or 0, "choose another address")
+            raise StartError(f"listeners.{name}.address {listener.settings.address}: {reason}; {remedy}") from error
         self.listeners[name] = listener
         for address in listener.addresses:
             telemetry.listener_bound(listener=name, address=address, protocol=listener.settings.protocol, tls=listener.settings.tls.mode)
@@ -328,7 +334,7 @@ class Process:
             if said is None:
                 continue
             try:
-                listener.retune(
+                listener.reconfigure(
                     said
                     if said.hostname or self.settings.hostname is None
                     else said.model_copy(update={"hostname": self.settings.hostname})

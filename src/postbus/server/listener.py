@@ -186,8 +186,8 @@ class Listener:
             self.roster.tls_context = context
         telemetry.tls_reloaded(listener=self.name, outcome="done", error=None)
 
-    def retune(self, settings: ListenerSettings) -> None:
-        """Use *settings* for connections from now on: limits, timers, offers, certificates. What was bound stays as it is.
+    def reconfigure(self, settings: ListenerSettings) -> None:
+        """Grant what *settings* say to connections from now on: limits, timers, offers, certificates. What was bound stays as it is.
 
         Raises:
             TlsUnusable: the certificate's files cannot be used; nothing has changed.
@@ -198,14 +198,6 @@ class Listener:
         if self.roster is not None:
             self.roster.terms = self._terms()
             self.roster.plan = None  # it was made from the old terms
-
-    def reconfigure(self, settings: ListenerSettings) -> None:
-        """Grant what *settings* say to connections from now on; address, protocol and TLS stay as they are (see ``reload``)."""
-        kept = {name: getattr(self.settings, name) for name in ("address", "protocol", "tls", "backlog", "socket_mode")}
-        self.settings = settings.model_copy(update=kept)
-        if self.roster is not None:
-            self.roster.terms = self._terms()
-            self.roster.plan = None
 
     # --- inside
 
