@@ -74,6 +74,14 @@ def welcome(
     return "\n".join([f"postbus {__version__} takes mail.", *(f"  {head:<{width}}  {text}" for head, text in rows), ""])
 
 
+def farewell(sessions: int, deadline_s: float) -> str:
+    """Return what somebody at the terminal is told when postbus begins to drain; ``""`` when there is nothing to wait for."""
+    if not sessions:
+        return ""
+    waits = f"{sessions} session" + ("s" if sessions > 1 else "")
+    return f"postbus drains: {waits} may finish, for {deadline_s:g} s at most. Ctrl-C again ends at once; what is in the spool stays.\n"
+
+
 def place(sink: KafkaSettings | WebhookSettings | FileSettings | PluginSettings) -> str:
     """Return where the events of a sink are seen, fit for an open page."""
     match sink:

@@ -93,6 +93,7 @@ class Process:
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._why = ""
+        self._draining_s = 0.0
 
     @property
     def settings(self) -> Settings:
@@ -365,6 +366,7 @@ class Process:
             with suppress(asyncio.CancelledError):
                 await drain
             await self._close(0.0)
+            self._tell_stopped(in_time=False)
         await drain if not drain.cancelled() else None
         if self._sidecar is not None:
             await self._sidecar.stop()
@@ -373,11 +375,16 @@ class Process:
     async def _drain(self) -> None:
         began, deadline_s = time.monotonic(), self.settings.drain_timeout_s
         self.state = "draining"
+        self._draining_s = began
         telemetry.app_draining(why=self._why, deadline_s=deadline_s)
+        telemetry.say(guide.farewell(sum(listener.sessions for listener in self.listeners.values()), deadline_s))
         in_time = await asyncio.gather(*(listener.drain(deadline_s * (1 - FLUSH_SHARE)) for listener in self.listeners.values()))
         await self._close(max(1.0, began + deadline_s - time.monotonic()))
+        self._tell_stopped(in_time=all(in_time))
+
+    def _tell_stopped(self, *, in_time: bool) -> None:
         left = 0 if self.spool is None else self.spool.numbers.messages
-        telemetry.app_stopped(seconds=time.monotonic() - began, in_time=all(in_time), left_in_spool=left)
+        telemetry.app_stopped(seconds=time.monotonic() - self._draining_s, in_time=in_time, left_in_spool=left)
 
     async def _close(self, within_s: float) -> None:
         """End deliveries, sinks, parser and spool, in this order."""

@@ -25,7 +25,7 @@ _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 _REMEDIES: Mapping[int, str] = {
     401: "name the file with the sidecar's token by --token-file",
-    403: "set it in postbus's configuration, restart, and name the same file by --token-file",
+    403: "restart, and name the same file by --token-file",
     404: "check what is asked for",
     500: "its log says why",
 }

@@ -103,7 +103,8 @@ def run(config: ConfigOption = None) -> None:
 def check(config: ConfigOption = None) -> None:
     """Say what is wrong with the configuration.
 
-    One line each: what, where, and what would be right. Nothing is started and nobody is asked: files, certificates and addresses are looked at here. Exits 2 when postbus would not start.
+    One line each: what, where, and what would be right. Nothing is started and nobody is asked: files, certificates and addresses are
+    looked at here. Exits 2 when postbus would not start.
     """
     from postbus import config as configuration  # noqa: PLC0415
 
@@ -180,7 +181,8 @@ def send(
 ) -> None:
     """Send a test mail and follow it to its sinks.
 
-    Says what the server answered, and what became of the events when the sidecar can be asked (--http). Exits 1 when a recipient was refused, or an event became a dead letter.
+    Says what the server answered, and what became of the events when the sidecar can be asked (--http). Exits 1 when a recipient was
+    refused, or an event became a dead letter.
     """
     to = recipients or ["test@example.org"]
     if tls and (starttls or lmtp or path):
@@ -230,13 +232,16 @@ def _follow(transaction: str, http: str | None, wait_s: float) -> bool:
             f"what became of the events is not known here, {reason}; name the sidecar with --http, or look where the routes' sinks lead"
         )
         return True
-    places = _places(str(http))
+    sinks = _sinks(str(http))
     show.line(f"transaction {transaction}")
     show.table(
         ("route", "sink", "event", "outcome", "look at"),
-        [(row["route"], row["sink"], row["event_id"], _word(row), places.get(row["sink"], "")) for row in events],
+        [(row["route"], row["sink"], row["event_id"], _word(row), sinks.get(row["sink"], {}).get("place", "")) for row in events],
     )
-    if not all(row["decided"] for row in events):
+    late = dict.fromkeys(row["sink"] for row in events if not row["decided"])
+    for name in late:
+        show.line(f"sink {name} says: {sinks.get(name, {}).get('detail', 'nothing')}", "yellow")
+    if late:
         show.line("what waits is safe in the spool and will be tried again: see `postbus status`", "yellow")
     return not any(row["required"] and row["word"] in {"dead letter", "given up", "damaged"} for row in events)
 
@@ -245,12 +250,13 @@ def _word(row: Mapping[str, Any]) -> str:
     return f"{row['word']} ({row['detail']})" if row["detail"] else str(row["word"])
 
 
-def _places(http: str) -> Mapping[str, str]:
-    """Return where the events of each sink are seen."""
+def _sinks(http: str) -> Mapping[str, Mapping[str, Any]]:
+    """Return what /statusz says of each sink; nothing where it cannot be asked."""
     try:
-        return {name: sink.get("place", "") for name, sink in admin.status(http)["sinks"].items()}
+        found: Mapping[str, Mapping[str, Any]] = admin.status(http)["sinks"]
     except (OSError, ValueError):
         return {}
+    return found
 
 
 @command(CLI, "status")
