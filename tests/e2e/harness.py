@@ -62,7 +62,7 @@ def tree(**changes: Any) -> Tree:
         "sidecar": {"address": "127.0.0.1:0"},
         "telemetry": {"log_format": "json", "log_addresses": "full"},
         "watch_interval_s": 0,
-        "drain_timeout_s": 20,
+        "drain_timeout_s": 40,
     }
     return {**whole, **changes}
 
