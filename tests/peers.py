@@ -17,10 +17,15 @@ def missing(peer: str, remedy: str) -> NoReturn:
     pytest.skip(reason)
 
 
-def need(program: str, remedy: str) -> str:
-    """Return the path of *program*, or end the test as ``missing`` does. Looks in the sbin folders too."""
+def find(program: str) -> str | None:
+    """Return the path of *program*, or ``None``. Looks in the sbin folders too."""
     search = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
-    found = shutil.which(program, path=search)
+    return shutil.which(program, path=search)
+
+
+def need(program: str, remedy: str) -> str:
+    """Return the path of *program*, or end the test as ``missing`` does."""
+    found = find(program)
     if found is None:
         missing(program, remedy)
     return found
