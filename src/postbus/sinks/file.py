@@ -202,15 +202,16 @@ class LogFile:
         self._path = path
         self._fsync = fsync
         self._fd = -1
+        self._identity = (0, 0)
 
     def write(self, octets: bytes) -> None:
         """Append whole lines. Raises OSError; then none of them counts as written."""
         try:
-            if self._fd >= 0 and self._moved():
+            size = self._size()
+            if size is None:
                 self.close()
-            if self._fd < 0:
-                self._open()
-            self._append(octets)
+                size = self._open()
+            self._append(octets, size)
             if self._fsync:
                 os.fdatasync(self._fd)
         except OSError:
@@ -226,27 +227,28 @@ class LogFile:
         if fd >= 0:
             os.close(fd)
 
-    def _open(self) -> None:
-        """Open the file, make it if need be, and take a torn line off its end."""
+    def _open(self) -> int:
+        """Open the file, make it if need be, take a torn line off its end, and return its size."""
         new = not self._path.exists()
         self._fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-        if not stat.S_ISREG(os.fstat(self._fd).st_mode):
-            return
-        self._repair()
+        found = os.fstat(self._fd)
+        self._identity = (found.st_dev, found.st_ino)
+        if not stat.S_ISREG(found.st_mode):
+            return 0
         if new and self._fsync:
             sync_folder(self._path.parent)
+        return self._repaired(found.st_size)
 
-    def _repair(self) -> None:
-        """Take a torn last line off: it was never acknowledged, and its event comes again."""
-        size = os.fstat(self._fd).st_size
+    def _repaired(self, size: int) -> int:
+        """Take a torn last line off: it was never acknowledged, and its event comes again. Return the size then."""
         whole = end_of_last_line(self._fd, size)
         if whole < size:
             os.ftruncate(self._fd, whole)
             telemetry.sink_file_repaired(sink=self._name, octets=size - whole)
+        return whole
 
-    def _append(self, octets: bytes) -> None:
-        """Write all of *octets*, or leave the file as it was."""
-        start = os.fstat(self._fd).st_size
+    def _append(self, octets: bytes, start: int) -> None:
+        """Write all of *octets*, or leave the file as it was: *start* octets long."""
         try:
             write_all(self._fd, octets)
         except OSError:
@@ -255,13 +257,18 @@ class LogFile:
                 os.ftruncate(self._fd, start)
             raise
 
-    def _moved(self) -> bool:
-        """Return whether the path no longer leads to the file that is open (it was rotated)."""
+    def _size(self) -> int | None:
+        """Return how long the file is, or ``None`` when the path does not lead to the one that is open (it was rotated).
+
+        One call a group, and no second: each gives the interpreter lock away, and has to win it back from a busy loop.
+        """
+        if self._fd < 0:
+            return None
         try:
-            there, here = self._path.stat(), os.fstat(self._fd)
+            found = os.stat(self._path)
         except FileNotFoundError:
-            return True
-        return (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino)
+            return None
+        return found.st_size if (found.st_dev, found.st_ino) == self._identity else None
 
 
 class Stream:

@@ -371,6 +371,12 @@ class Broken:
                 raise error
         return self._real.execute(statement, *parameters)  # type: ignore[arg-type]
 
+    def commit(self) -> None:
+        """Fail as COMMIT is told to, or ask the real one."""
+        if "COMMIT" in self._fails:
+            raise self._fails["COMMIT"]
+        self._real.commit()
+
     def executescript(self, script: str) -> sqlite3.Cursor:
         """Ask the real one."""
         return self._real.executescript(script)

@@ -28,6 +28,11 @@ ROW_MAX_OCTETS = 262_144
 """Larger bodies are files: inline and file cost the same at 128 to 256 KiB."""
 MARK_LINGER_S = 0.05
 """How long marks wait for a commit to ride with. A crash meanwhile sends those events once more."""
+GATHER_S = 0.002
+"""How long a group is gathered while mail comes in numbers, as PostgreSQL's commit_delay. Groups of 20 in place of 6 took 382 us of
+CPU per message down to 264, and the rate up by 8 %: every group costs the loop and the threads a dozen hand-overs."""
+LOOK_S = 0.1
+"""How often the free space is looked at; in between, what was written counts against it."""
 TICK_S = 1.0
 RETENTION_TICKS = 60
 REOPEN = RetrySettings(first_delay_s=1.0, max_delay_s=60.0)
@@ -61,6 +66,8 @@ class Spool:
         self._scheduled = False
         self._line = Line(lambda commit: self._forget(commit.row.size_octets, commit.row.file))
         self._linger: asyncio.TimerHandle | None = None
+        self._company = False  # the last group held several messages: senders are many
+        self._looked_at = 0.0
         self._tick_timer: Timer | None = None
         self._reopen_timer: Timer | None = None
         self._reopen_failures = 0
@@ -314,10 +321,13 @@ class Spool:
     # --- groups
 
     def _poke(self) -> None:
-        """Hand a group over at the end of this turn of the loop, so that all who come in this turn share it."""
+        """Hand a group over at the end of this turn of the loop, so that all who come in this turn share it; or a little later."""
         if not self._busy and not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._hand_over)
+            if self._company:
+                self._loop.call_later(GATHER_S, self._hand_over)
+            else:  # one sender alone waits for nobody
+                self._loop.call_soon(self._hand_over)
 
     def _hand_over(self) -> None:
         self._scheduled = False
@@ -342,8 +352,10 @@ class Spool:
         marks = [*group.marks, *(mark for commit in group.commits for mark in commit.marks)]
         applied = self._database.apply(rows, marks, group.removals, recount=group.recount)
         free_octets: int | None = None
-        with suppress(SpoolFault):  # the group is durable, whatever statvfs says
-            free_octets = self.folder.free_octets()
+        if start >= self._looked_at + LOOK_S:
+            self._looked_at = start
+            with suppress(SpoolFault):  # the group is durable, whatever statvfs says
+                free_octets = self.folder.free_octets()
         return applied, free_octets, time.perf_counter() - start
 
     def _applied(self, group: Group, result: tuple[Applied, int | None, float], fault: SpoolFault | None) -> None:
@@ -355,8 +367,7 @@ class Spool:
         numbers = self.numbers
         numbers.messages -= applied.messages
         numbers.octets -= applied.octets
-        if free_octets is not None:
-            numbers.free_octets = free_octets
+        numbers.free_octets = numbers.free_octets - group.octets if free_octets is None else free_octets
         if applied.dead_letters is not None:
             numbers.dead_letters = applied.dead_letters
         self._files.remove(applied.files)
@@ -364,14 +375,17 @@ class Spool:
         arrivals = [held for held in map(self._resolve, group.commits) if held is not None]
         self._commits += len(group.commits)
         telemetry.spool_committed(messages=len(group.commits), seconds=seconds)
-        self._next_group()
+        self._company = len(group.commits) > 1
+        self._next_group(seconds)
         if self.receiver is not None:
             for held in arrivals:
                 self.receiver(held)
 
-    def _next_group(self) -> None:
-        """Go on at once for those who wait for an answer; marks alone wait a little for company."""
-        if self._line.urgent:
+    def _next_group(self, seconds: float) -> None:
+        """Go on for those who wait for an answer, at once if that took long; marks alone wait a little for company."""
+        if self._line.urgent and seconds < GATHER_S:
+            self._poke()
+        elif self._line.urgent:
             self._hand_over()
         elif self._line and self._linger is None:
             self._linger = self._loop.call_later(MARK_LINGER_S, self._linger_ended)

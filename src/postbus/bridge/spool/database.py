@@ -87,6 +87,7 @@ class Database:
         self._bodies = bodies
         self._connection: sqlite3.Connection | None = None
         self._inserts: dict[int, str] = {}
+        self._marked = True  # the mark table may hold something
 
     # --- opening and closing
 
@@ -157,7 +158,7 @@ class Database:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
-                connection.execute("COMMIT")
+                connection.commit()  # gives the interpreter lock away once, where execute("COMMIT") does so four times
             except BaseException:
                 if connection.in_transaction:
                     with suppress(sqlite3.Error):
@@ -179,6 +180,7 @@ class Database:
             self._insert(sql, rows)
             gone, partial = finished(marks)
             if partial:
+                self._marked = True
                 sql.executemany(MARK, partial)
                 self._oldest = 0 if recount else self._oldest
                 gone += self._completed(sql, {mark.seq for mark in partial if mark.state == State.DONE})
@@ -192,7 +194,7 @@ class Database:
     def _insert(self, sql: sqlite3.Connection, rows: Sequence[Row]) -> None:
         start = 0
         while start < len(rows):
-            count = min(ROWS_PER_STATEMENT, 1 << ((len(rows) - start).bit_length() - 1))  # powers of two: few statements to prepare
+            count = min(ROWS_PER_STATEMENT, len(rows) - start)
             statement = self._inserts.get(count)
             if statement is None:
                 values = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?)"] * count)
@@ -212,15 +214,15 @@ class Database:
         query = f"SELECT seq FROM message WHERE seq {IN_LIST} AND slots = {done}"  # noqa: S608
         return [seq for (seq,) in sql.execute(query, (_list(candidates),))]
 
-    @staticmethod
-    def _delete(sql: sqlite3.Connection, seqs: Sequence[int]) -> tuple[int, int, str | None]:
+    def _delete(self, sql: sqlite3.Connection, seqs: Sequence[int]) -> tuple[int, int, str | None]:
         which = (_list(seqs),)
         totals: tuple[int, int, str | None] = sql.execute(
             f"SELECT count(*), sum(size_octets), group_concat(file) FROM message WHERE seq {IN_LIST}",  # noqa: S608
             which,
         ).fetchone()
         sql.execute(f"DELETE FROM message WHERE seq {IN_LIST}", which)  # noqa: S608
-        sql.execute(f"DELETE FROM mark WHERE message {IN_LIST}", which)  # noqa: S608
+        if self._marked:
+            sql.execute(f"DELETE FROM mark WHERE message {IN_LIST}", which)  # noqa: S608
         return totals
 
     def set_aside(self, seq: int, why: str, at_ms: int) -> None:
@@ -253,6 +255,7 @@ class Database:
             tally.pending.subtract(dict(self._sql.execute(decided).fetchall()))
             tally.dead_letters = self._dead_letters(self._sql)
             (tally.damaged,) = self._sql.execute("SELECT count(*) FROM damaged").fetchone()
+            self._marked = self._sql.execute("SELECT 1 FROM mark LIMIT 1").fetchone() is not None
         self.newest = tally.newest
         return tally
 
