@@ -110,7 +110,7 @@ def test_status_reload_and_healthcheck(start: Start, tmp_path: Path, web: WebSer
     assert 1 == postbus_command("reload", *http).returncode
     done = postbus_command("reload", *http, "--token-file", str(tmp_path / "token"))
     assert 0 == done.returncode, done.stderr
-    assert 1 == len(postbus.log.find("config.reloaded"))
+    assert 1 == len(postbus.log.wait("config.reloaded"))
     assert 0 == postbus.terminate()
     gone = postbus_command("healthcheck", *http)
     assert 1 == gone.returncode
