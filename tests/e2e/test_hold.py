@@ -74,6 +74,21 @@ def test_an_accepted_mail_is_a_record_already(setting: Setting) -> None:
     assert verdict.text.endswith(json.loads(record.header("postbus-envelope") or b"{}")["transactionId"])
 
 
+def test_the_same_recipient_twice_is_two_events_with_one_dedupe_key(setting: Setting) -> None:
+    """And the same message again later has the same key too; ids never repeat."""
+    recipient = f"{unique()}@records.example.org"
+    with setting.postbus.smtp("smtp") as client:
+        assert [250, 250] == [verdict.code for verdict in deliver(client, [recipient, recipient], SMALL)]
+        assert [250] == [verdict.code for verdict in deliver(client, [recipient], SMALL)]
+        assert [250] == [verdict.code for verdict in deliver(client, [recipient], SMALL + b"more\r\n")]
+    records = setting.records(recipient)
+    assert 4 == len({record.header("ce_id") for record in records})
+    keys = [record.header("ce_dedupekey") for record in records]
+    assert [keys[0]] * 3 == keys[:3]
+    assert keys[0] != keys[3]
+    assert 1 == len({record.key for record in records})
+
+
 def test_lmtp_recipients_have_fates_of_their_own(setting: Setting) -> None:
     """One transaction across sinks: acknowledged 250, refused by the receiver 554, topic missing 451, unknown 550 5.1.1."""
     name = unique()
