@@ -185,7 +185,7 @@ async def _round(
     acknowledged, unheard = traffic.letters_acknowledged, len(traffic.unheard)
     enough = _Enough(traffic, acknowledged + acknowledged_min)
     letters = (desk.letter() for _ in repeat(None))
-    senders = asyncio.ensure_future(together(_senders(postbus, traffic, letters)))
+    senders = asyncio.create_task(together(_senders(postbus, traffic, letters)))
     await traffic.until(enough, f"{acknowledged_min} acknowledged letters\n{postbus.log.tail()}")
     orphans[:] = await asyncio.to_thread(_kill, postbus)
     await senders
