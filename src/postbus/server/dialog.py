@@ -295,8 +295,9 @@ class Dialog(Connection):
         if not isinstance(pending.event, EndOfMessage):
             return
         if pending.hook == "DATA":
-            outcome = result if isinstance(result, str | Reply) else type(result).__name__
-            telemetry.reply_lost(listener=self.roster.terms.name, session=self._session_id, reply=str(outcome)[:40])
+            said = result if isinstance(result, list | tuple) else [result]
+            words = [str(each) if isinstance(each, str | Reply) else type(each).__name__ for each in said[:1]]
+            telemetry.reply_lost(listener=self.roster.terms.name, session=self._session_id, reply="".join(words)[:40])
         if pending.envelope is not None and pending.envelope.body is not None:
             pending.envelope.body.discard()
 
