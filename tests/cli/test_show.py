@@ -12,10 +12,10 @@ from postbus.cli import show
 ID = "0198c0de-1234-7abc-8def-0123456789ab"
 
 
-def written(monkeypatch: pytest.MonkeyPatch, *, terminal: bool, width: int = 60, **options: bool) -> io.StringIO:
+def written(monkeypatch: pytest.MonkeyPatch, *, terminal: bool, width: int = 60) -> io.StringIO:
     """Return where standard output goes from now on."""
     file = io.StringIO()
-    console = Console(file=file, force_terminal=terminal, width=width, highlight=False, soft_wrap=True, markup=False, **options)
+    console = Console(file=file, force_terminal=terminal, width=width, highlight=False, soft_wrap=True, markup=False)
     monkeypatch.setattr(show, "OUT", console)
     return file
 
