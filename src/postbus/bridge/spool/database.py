@@ -243,18 +243,22 @@ class Database:
         """Read what is held, once, at start."""
         tally = Tally()
         with database_faults("cannot read the spool"):
+            damaged = {seq for (seq,) in self._sql.execute("SELECT seq FROM damaged").fetchall()}
             for seq, size_octets, deliveries, file in self._walk("seq, size_octets, deliveries, file", 0, "1"):
                 tally.messages += 1
                 tally.octets += size_octets
                 tally.newest = seq
                 if file:
                     tally.files.add(file)
+                if seq in damaged:  # held, but owed to nobody
+                    continue
                 with suppress(orjson.JSONDecodeError, ValueError):  # found and told when the row is loaded
                     tally.pending.update(sink for _, sink, _ in orjson.loads(deliveries))
-            decided = f"SELECT sink, count(*) FROM mark WHERE state != {State.RETRY} GROUP BY sink"  # noqa: S608
+            sound = "message NOT IN (SELECT seq FROM damaged)"
+            decided = f"SELECT sink, count(*) FROM mark WHERE state != {State.RETRY} AND {sound} GROUP BY sink"  # noqa: S608
             tally.pending.subtract(dict(self._sql.execute(decided).fetchall()))
             tally.dead_letters = self._dead_letters(self._sql)
-            (tally.damaged,) = self._sql.execute("SELECT count(*) FROM damaged").fetchone()
+            tally.damaged = len(damaged)
             self._marked = self._sql.execute("SELECT 1 FROM mark LIMIT 1").fetchone() is not None
         self.newest = tally.newest
         return tally
