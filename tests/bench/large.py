@@ -6,17 +6,16 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 
 import psutil
 
 from tests.bench.bridge import bridge, defaults
 from tests.bench.figures import Series
-from tests.bench.measuring import Load, Plan, Server, listener, send
+from tests.bench.measuring import Load, Plan, Server, child, line_of, listener, send
 
 CONNECTIONS = 100
 MIB = 1024 * 1024
-LOAD = Load(CONNECTIONS, size_octets=25 * MIB, reuse=False, connections=CONNECTIONS)
+SIZE_OCTETS = 25 * MIB
 WARM_UP = (Load(200), Load(1, size_octets=MIB))
 ROUNDS_MAX = 3
 """Each takes a fresh process (memory once grown stays) and 2.5 GB on the disk."""
@@ -28,6 +27,7 @@ class Peak:
 
     def __init__(self, process: psutil.Process) -> None:
         self.own_octets = self.family_octets = 0
+        self.seconds = 0.0
         self._process = process
         self._end = threading.Event()
 
@@ -66,43 +66,47 @@ def _grown(server: Server, plan: Plan) -> Peak:
     before.look()
     peak = Peak(server.process)
     with peak.watching():
-        send(server.address, _load(plan))
+        with child("tests.bench.flooding", server.address, str(CONNECTIONS), str(_size_octets(plan))) as clients:
+            peak.seconds = float(line_of(clients))
         server.drained()
     peak.own_octets -= before.own_octets
     peak.family_octets -= before.family_octets
     return peak
 
 
-def _load(plan: Plan) -> Load:
-    return replace(LOAD, size_octets=max(MIB, int(LOAD.size_octets * min(1.0, plan.share))))
+def _size_octets(plan: Plan) -> int:
+    return max(MIB, int(SIZE_OCTETS * min(1.0, plan.share)))
 
 
 def listener_growth(plan: Plan) -> tuple[Series, None, str]:
     """The library's listener with a folder to spill to; it drops what it accepts."""
-    found = []
+    peaks = []
     for number in range(1, min(plan.rounds, ROUNDS_MAX) + 1):
         plan.say(f"round {number}")
         folder = plan.folder / f"spill{number}"
         folder.mkdir()
         with listener("plain", "--spill", str(folder)) as server:
-            found.append(_grown(server, plan).own_octets / MIB)
+            peaks.append(_grown(server, plan))
         shutil.rmtree(folder)
-    return Series("MiB", tuple(found)), None, f"{CONNECTIONS} messages of {_load(plan).size_octets} octets a round"
+    return Series("MiB", tuple(peak.own_octets / MIB for peak in peaks)), None, _told(plan, peaks)
 
 
 def bridge_growth(plan: Plan) -> tuple[Series, None, str]:
     """The default bridge, with its parser processes, less the budget it is configured to hold in memory."""
-    beyond, own = [], []
+    peaks = []
     budget_octets = 0
     for number in range(1, min(plan.rounds, ROUNDS_MAX) + 1):
         plan.say(f"round {number}")
         with bridge(plan, f"large-bridge-{number}", defaults()) as (postbus, server):
             config = postbus.get("/config", "application/json").json()
             budget_octets = int(config.get("settings", config)["dispatch"]["in_flight_max_octets"])
-            peak = _grown(server, plan)
-            beyond.append((peak.family_octets - budget_octets) / MIB)
-            own.append(peak.own_octets / MIB)
+            peaks.append(_grown(server, plan))
         shutil.rmtree(postbus.folder)
-    alone = Series("MiB", tuple(own))
-    note = f"parser processes included; budget {budget_octets / MIB:.0f} MiB; the main process alone grew by {alone.median:.0f} MiB"
-    return Series("MiB", tuple(beyond)), None, note
+    alone = Series("MiB", tuple(peak.own_octets / MIB for peak in peaks))
+    note = f"; parser processes included; less {budget_octets / MIB:.0f} MiB; the main process alone grew by {alone.median:.0f} MiB"
+    return Series("MiB", tuple((peak.family_octets - budget_octets) / MIB for peak in peaks)), None, _told(plan, peaks) + note
+
+
+def _told(plan: Plan, peaks: list[Peak]) -> str:
+    seconds = Series("s", tuple(peak.seconds for peak in peaks))
+    return f"{CONNECTIONS} messages of {_size_octets(plan)} octets a round, taken in {seconds.median:.1f} s"
