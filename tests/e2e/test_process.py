@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import smtplib
 import socket
@@ -16,7 +17,7 @@ import pytest
 
 from tests.e2e.certificates import Authority, Pair
 from tests.e2e.conftest import Start
-from tests.e2e.harness import POSTBUS, Postbus, deliver, free_port, tree, unique, wait_until
+from tests.e2e.harness import POSTBUS, Log, Postbus, connect, deliver, free_port, tree, unique, wait_until
 from tests.e2e.webserver import WebServer, serving
 
 MAIL = b"Subject: process\r\n\r\nbody\r\n"
@@ -69,6 +70,55 @@ def test_it_tells_people(tmp_path: Path) -> None:
         assert 0 == one.terminate()
     finally:
         one.close()
+
+
+def test_the_embedded_defaults(tmp_path: Path) -> None:
+    """Without a file: everybody's mail, events on standard output, the log on standard error, a spool in the folder; Ctrl-C ends it."""
+    places = {"POSTBUS__LISTENERS__SMTP__ADDRESS": "127.0.0.1:0", "POSTBUS__SIDECAR__ADDRESS": "127.0.0.1:0"}
+    log = Log(tmp_path / "log")
+    with log.path.open("wb") as errors:
+        process = subprocess.Popen([POSTBUS, "run"], cwd=tmp_path, env={**os.environ, **places}, stdout=subprocess.PIPE, stderr=errors)
+    try:
+        log.wait("app.started")
+        with connect(log.find("listener.bound")[0]["address"]) as client:
+            assert [250] == [verdict.code for verdict in deliver(client, ["anybody@anywhere.example"], MAIL)]
+        assert process.stdout is not None
+        event = json.loads(process.stdout.readline())
+        assert ("anybody@anywhere.example", "parsed") == (event["data"]["envelope"]["recipient"], event["data"]["mode"])
+        assert (tmp_path / "spool").is_dir()
+        process.send_signal(signal.SIGINT)
+        assert 0 == process.wait(15)
+        assert b"" == process.stdout.read()
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def test_a_socket_left_by_a_killed_postbus_is_taken_over_and_one_in_use_is_not(start: Start, tmp_path: Path) -> None:
+    """A stale path must not keep postbus from starting; a living owner must not lose his."""
+    listeners = {"lmtp": {"address": f"unix:{tmp_path}/lmtp.sock", "protocol": "lmtp"}}
+    first = start(tree(listeners=listeners))
+    first.kill()
+    assert (tmp_path / "lmtp.sock").is_socket()
+    first.start()
+    (tmp_path / "second").mkdir()
+    code, words = ended(tmp_path / "second", tree(listeners=listeners))
+    assert (1, 1) == (code, len(words)), words
+    assert "address already in use" in words[0]
+    with first.smtp("lmtp") as client:
+        assert [250] == [verdict.code for verdict in deliver(client, ["a@example.org"], MAIL)]
+    assert 0 == first.terminate()
+    assert not (tmp_path / "lmtp.sock").exists()
+
+
+def test_ipv6(start: Start) -> None:
+    """A listener and the sidecar on the loopback of IPv6; the event says where the client came from."""
+    postbus = start(tree(listeners={"mx": {"address": "[::1]:0"}}))
+    with smtplib.SMTP("::1", postbus.port(), timeout=10) as client:
+        assert [250] == [verdict.code for verdict in deliver(client, ["a@example.org"], MAIL)]
+    assert "::1" == postbus.wait_events(1)[0]["data"]["client"]["ip"]
 
 
 def test_an_address_in_use_is_said(tmp_path: Path) -> None:
@@ -280,7 +330,7 @@ def test_drain(start: Start) -> None:
         with pytest.raises(ConnectionRefusedError):
             postbus.smtp()
         busy.send(b"second half\r\n.\r\n")
-        assert 250 == busy.getreply()[0]
+        assert [250, 421] == [busy.getreply()[0], busy.getreply()[0]]
     finally:
         idle.close()
         busy.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import resource
 import socket
 import ssl
@@ -318,6 +320,8 @@ def bind_path(path: Path, mode: int) -> socket.socket:
         OSError: something else is there, or the folder cannot be written.
     """
     if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+        if _listened_at(path):
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         path.unlink()
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -327,6 +331,19 @@ def bind_path(path: Path, mode: int) -> socket.socket:
         bound.close()
         raise
     return bound
+
+
+def _listened_at(path: Path) -> bool:
+    """Return whether a living process listens at the socket *path*: TCP says so at bind, a Unix socket would be taken from it silently."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a full queue is an answer too
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            return True
+    return True
 
 
 def connections_within(wanted: int, files: int) -> int:
