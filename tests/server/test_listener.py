@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import stat
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from postbus.server import LMTP, ListenerSettings, Reply
-from postbus.server.listener import connections_within
+from postbus.server.listener import bind_path, connections_within
 from postbus.server.settings import LimitSettings
 from postbus.telemetry.numbers import NUMBERS
 from tests.server.conftest import Run
@@ -258,3 +259,16 @@ def test_fast_senders_share_the_loop(tmp_path: Path, run: Run) -> None:
 def test_connections_stay_below_the_limit_on_files(wanted: int, files: int, expected: int) -> None:
     """Files are left for everything else."""
     assert connections_within(wanted, files) == expected
+
+
+async def test_a_socket_in_use_is_not_taken_from_its_owner(tmp_path: Path) -> None:
+    """TCP refuses at bind; for a path we have to ask. One that a killed process left is taken over."""
+    path = tmp_path / "lmtp.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as owner:
+        owner.bind(str(path))
+        owner.listen()
+        with pytest.raises(OSError, match="in use"):
+            bind_path(path, 0o660)
+        assert path.is_socket()
+    bind_path(path, 0o660).close()
+    assert 0o660 == path.stat().st_mode & 0o777
