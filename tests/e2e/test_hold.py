@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.brokers import Kafka, Record
-from tests.e2e.harness import Postbus, deliver, running, tree, unique
+from tests.e2e.harness import Postbus, deliver, running, tree, unique, wait_until
 from tests.e2e.webserver import WebServer, serving
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
@@ -186,8 +186,7 @@ def test_kafka_away_and_back(setting: Setting) -> None:
     assert 451 == one()
     assert 451 == one()
     setting.kafka.start()
-    while one() != 250 and len(codes) < 2000:
-        pass
+    wait_until(lambda: one() == 250, lambda: f"Kafka is not used again\n{setting.postbus.log.tail()}", 40)
     assert 250 == one()
     records = asyncio.run(setting.kafka.consume(setting.topic, at_least=codes.count(250), timeout_s=15))
     found = {json.loads(record.header("postbus-envelope") or b"{}")["envelope"]["recipient"] for record in records}
