@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 from postbus.event.model import RAW_TYPE, RECEIVED_TYPE, Event
 
@@ -32,11 +31,11 @@ def sample(*, octets: int = 0, data: bytes | None = None, route: str = "support"
     event_id = f"01900000-0000-7000-8000-{next(_NUMBERS):012x}"
     if data is None:
         data = b'{"pad":"%b"}' % (b"x" * octets) if octets else SAMPLE.data
-    return replace(SAMPLE, id=event_id, data=data, route=route, subject=route)
+    return SAMPLE._replace(id=event_id, data=data, route=route, subject=route)
 
 
 def raw_sample(octets: bytes = b"Subject: x\r\n\r\n\xff\x00body\r\n") -> Event:
     """Return an event whose data is the octets of a mail."""
-    return replace(
-        sample(data=octets), type=RAW_TYPE, datacontenttype="message/rfc822", dataschema=None, envelope=b'{"index":0}', mode="raw"
+    return sample(data=octets)._replace(
+        type=RAW_TYPE, datacontenttype="message/rfc822", dataschema=None, envelope=b'{"index":0}', mode="raw"
     )

@@ -350,7 +350,12 @@ _ZONES_H = {"edt": -4, "est": -5, "cdt": -5, "cst": -6, "mdt": -6, "mst": -7, "p
 
 def date_utc(text: str) -> str | None:
     """Return an RFC 5322 date as RFC 3339 in UTC with seconds, or ``None`` when it is none. An unknown zone counts as UTC (s4.3)."""
-    match = _DATE.fullmatch(text[:_DATE_MAX_CHARACTERS])
+    return _date_utc(text[:_DATE_MAX_CHARACTERS])
+
+
+@lru_cache(maxsize=256)  # mail that comes in numbers was often written in the same second
+def _date_utc(text: str) -> str | None:
+    match = _DATE.fullmatch(text)
     if match is None:
         return None
     day, month_name, year_text, hour, minute, second, zone = match.groups()

@@ -111,6 +111,8 @@ def guard(octets: bytes) -> Verdict:
     if words * len(octets) > WORD_WORK_MAX:
         return _refused("mime.encoded_words", "encoded words times size")
     small = len(octets) <= SIMPLE_MAX_OCTETS and end <= SIMPLE_BLOCK_MAX_OCTETS
+    if small and not parts and words <= SIMPLE_WORDS_MAX:
+        return _SIMPLE  # without a content type there is one part, whatever it looks like
     few = parts <= SIMPLE_PARTS_MAX and words <= SIMPLE_WORDS_MAX and octets.count(b"\n--") <= SIMPLE_DASHES_MAX
     return _SIMPLE if small and few and not any(map(lower.__contains__, _NESTING)) else _WORKER
 

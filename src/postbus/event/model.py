@@ -6,9 +6,9 @@ at a replay.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 from postbus.event import encoding
 from postbus.event.encoding import ENVELOPE_MAX_OCTETS
@@ -41,9 +41,8 @@ EVENT_RESERVE_OCTETS = 16 * 1024
 _ATTRIBUTES_OCTETS = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One event, ready for any binding.
+class Event(NamedTuple):
+    """One event, ready for any binding. A tuple, since a frozen dataclass of so many fields takes three times as long to make (2 us).
 
     Attributes:
         id, type, source, subject, time, datacontenttype, dataschema: CloudEvents 1.0 context attributes as text; the
@@ -128,5 +127,9 @@ def _event(
 def _time(since_epoch_ms: int) -> str:
     """Return a time as RFC 3339 in UTC with milliseconds and ``Z``."""
     seconds, milliseconds = divmod(since_epoch_ms, 1000)
-    text = datetime.fromtimestamp(seconds, UTC).isoformat()
-    return f"{text[:19]}.{milliseconds:03d}Z"
+    return f"{_second(seconds)}.{milliseconds:03d}Z"
+
+
+@lru_cache(maxsize=8)  # mail that comes in numbers comes in the same second
+def _second(since_epoch_s: int) -> str:
+    return datetime.fromtimestamp(since_epoch_s, UTC).isoformat()[:19]

@@ -6,7 +6,6 @@ native code fed by strangers, so its reader believes nothing but data.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import orjson
@@ -100,8 +99,7 @@ class Facts(NamedTuple):
 _NO_FACTS = Facts()
 
 
-@dataclass(frozen=True, slots=True)
-class Parsed:
+class Parsed(NamedTuple):
     """A message as parsed within bounds.
 
     Attributes:

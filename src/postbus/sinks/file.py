@@ -265,7 +265,7 @@ class LogFile:
         if self._fd < 0:
             return None
         try:
-            found = os.stat(self._path)
+            found = self._path.stat()
         except FileNotFoundError:
             return None
         return found.st_size if (found.st_dev, found.st_ino) == self._identity else None
