@@ -388,15 +388,19 @@ async def test_octets_in_flight_are_bounded(kafka: Kafka) -> None:
     topic = await kafka.create_topic()
     async with running(kafka, topic, in_flight_max_octets=1024 * 1024) as sink:
         assert isinstance(await sink.send(sample()), Sent)
-        outcomes: list[Outcome] = []
+        events = [sample(octets=400_000)._replace(partitionkey=str(number)) for number in range(10)]
+        sending = asyncio.gather(*(sink.send(event) for event in events))
+        in_flight = [0]
 
-        async def flood() -> None:
-            outcomes.extend(await asyncio.gather(*(sink.send(sample(octets=400_000)) for _ in range(10))))
+        async def watch() -> None:
+            while not sending.done():
+                in_flight.append(sink._budget.used_octets)
+                await asyncio.wait((sending,), timeout=0.01)
 
-        sending = asyncio.create_task(flood())
-        await frozen(kafka, lambda: asyncio.wait_for(asyncio.shield(sending), 20))
-    assert len(outcomes) == 10
-    assert any("in flight already" in outcome.why for outcome in outcomes if isinstance(outcome, Retry))
+        await frozen(kafka, watch)
+        outcomes = await sending
+    assert 800_000 < max(in_flight) <= 1024 * 1024
+    assert all(isinstance(outcome, Retry) and outcome.sink_down for outcome in outcomes)
 
 
 @real

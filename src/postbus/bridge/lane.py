@@ -29,8 +29,8 @@ from postbus.bridge.fates import Fates, Word
 from postbus.bridge.renderer import Renderer, Rendering
 from postbus.bridge.spool import Delivery, Held, Page, SpoolDamaged, SpoolFault
 from postbus.bridge.spool_settings import RetrySettings
-from postbus.bridge.turns import Turns
 from postbus.sinks import Outcome, Rejected, Retry, Sent, Sink
+from postbus.sinks.turns import Turns
 
 YIELD_EVERY = 16
 """A worker lets the loop run after so many deliveries, for sinks whose ``send`` never waits."""
@@ -238,7 +238,7 @@ class Lane:
             epoch = self._epoch
             self.in_flight += 1
             try:
-                outcome = await self._attempt(delivery)
+                outcome = await self._attempt(delivery, epoch)
             finally:
                 self.in_flight -= 1
             self._settle(delivery, outcome, epoch)
@@ -253,11 +253,11 @@ class Lane:
             return None
         return self._queue.popleft()
 
-    async def _attempt(self, delivery: Delivery) -> Outcome | SpoolDamaged:
+    async def _attempt(self, delivery: Delivery, epoch: int) -> Outcome | SpoolDamaged:
         """Return how one send ended. Nothing but cancellation leaves here."""
         start = time.perf_counter()
         try:
-            outcome = await self._send(delivery)
+            outcome = await self._send(delivery, epoch)
         except SpoolDamaged as damage:
             return damage
         except SpoolFault as fault:
@@ -268,12 +268,12 @@ class Lane:
         telemetry.delivery_attempted(sink=self.name, outcome=_WORDS[type(outcome)], seconds=time.perf_counter() - start)
         return outcome
 
-    async def _send(self, delivery: Delivery) -> Outcome:
+    async def _send(self, delivery: Delivery, epoch: int) -> Outcome:
         sink, held = self.sink, delivery.held
         if sink is None:
             return Rejected(f"sink {self.name!r} is no longer in the configuration")
         if held.octets is None:
-            return await self._send_file(sink, delivery)
+            return await self._send_file(sink, delivery, epoch)
         rendering = held.cargo
         if rendering is None:
             rendering = held.cargo = self._shared.renderer.open(held.mail, held.octets)
@@ -284,9 +284,9 @@ class Lane:
             await place.reached()
         finally:
             place.leave()
-        return await sink.send(event)
+        return await sink.send(event) if epoch == self._epoch else self._too_late()
 
-    async def _send_file(self, sink: Sink, delivery: Delivery) -> Outcome:
+    async def _send_file(self, sink: Sink, delivery: Delivery, epoch: int) -> Outcome:
         """Send from a file: in memory only while somebody is sending it, and only if the budget has room."""
         held = delivery.held
         cargo = held.cargo
@@ -303,7 +303,7 @@ class Lane:
             event = await rendering.event(delivery.slot.recipient, as_octets=sink.octets)
             await place.reached()
             place.leave()
-            return await sink.send(event)
+            return await sink.send(event) if epoch == self._epoch else self._too_late()
         finally:
             place.leave()
             cargo.senders -= 1
@@ -311,6 +311,10 @@ class Lane:
                 held.cargo = None
                 if cargo.granted:
                     self._shared.budget.give(held.size_octets * COPIES)
+
+    def _too_late(self) -> Retry:
+        """The sink was found down while this was made ready: back to its place, behind what has failed before it."""
+        return Retry(self.trouble)
 
     async def _open_file(self, cargo: _FileCargo, held: Held) -> Rendering:
         shared = self._shared

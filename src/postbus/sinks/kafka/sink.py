@@ -29,6 +29,7 @@ from postbus.sinks.budget import Budget
 from postbus.sinks.kafka.connection import Topic, describe, discard, knock, open_producer, options
 from postbus.sinks.kafka.outcomes import meaning_of, outcome_of
 from postbus.sinks.settings import KafkaSettings, SecretMissingError
+from postbus.sinks.turns import Turns
 
 ATTRIBUTES_MAX_OCTETS = 16 * 1024
 """Left of a record for key, attributes, envelope (8 KiB) and framing (82): an event may be this much smaller than a record."""
@@ -69,6 +70,7 @@ class KafkaSink:
         self._encode = kafka_binary if settings.mode == "binary" else kafka_structured
         self._budget = Budget(settings.in_flight_max_octets)
         self._held: dict[str, Held] = {}
+        self._turns = Turns()
         self._producer: AIOKafkaProducer | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._discarding: asyncio.Task[None] | None = None
@@ -121,6 +123,19 @@ class KafkaSink:
         """Give *event* to the client; the record is held from then on, unless the client refuses it at once."""
         if not self._attempted.is_set():
             await self._first_attempt(deadline_s)
+        place = self._turns.enter(event.partitionkey)
+        try:
+            if place.waits:
+                async with asyncio.timeout(deadline_s - time.monotonic()):
+                    await place.reached()
+            return await self._hand_over_now(event, deadline_s)
+        except TimeoutError:
+            return Retry("what came before it could not be handed over in time")
+        finally:
+            place.leave()
+
+    async def _hand_over_now(self, event: Event, deadline_s: float) -> Held | Outcome:
+        """Give *event* to the client; one at a time for each key, since aiokafka lets a small record overtake one that waits for room."""
         key, value, headers = self._encode(event)
         size = len(key) + len(value) + sum(len(name) + len(text) for name, text in headers)
         if not await self._budget.take(size, deadline_s - time.monotonic()):
@@ -162,7 +177,10 @@ class KafkaSink:
             return Retry(f"no acknowledgement within {self._settings.send_timeout_s:g} s; the record may still arrive")
         error = held.future.exception()
         if error is not None:
-            return self._failure(error, held.topic, alone=held.alone)
+            outcome = self._failure(error, held.topic, alone=held.alone)
+            if isinstance(outcome, Retry) and outcome.sink_down and not self._settings.topics:
+                self._condemned.set()  # what the client holds behind this record must not overtake it
+            return outcome
         self._trouble = None
         placed: object = held.future.result()
         return Sent(f"{held.topic}/{getattr(placed, 'partition', '?')}/{getattr(placed, 'offset', '?')}")

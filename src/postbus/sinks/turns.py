@@ -1,4 +1,4 @@
-"""Order among events of one partition key: who comes first goes first, however long its mail takes to be read and parsed."""
+"""Order among events of one partition key: who comes first goes first, however long it takes to be made ready."""
 
 from __future__ import annotations
 
@@ -43,6 +43,11 @@ class Place:
         self._key = key
         self._turn = turn
         self._left = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether somebody may still be ahead."""
+        return self._turn is not None and not self._left and not self._turn.done()
 
     async def reached(self) -> None:
         """Wait until all who came before have left. Returns at once when the place was left."""

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from postbus.bridge.turns import Place, Turns
+from postbus.sinks.turns import Place, Turns
 
 
 class Walker:
