@@ -158,3 +158,17 @@ def test_a_bare_protocol_without_a_listener() -> None:
         assert [envelope.content for envelope in box.envelopes] == [b"x\r\n"]
 
     asyncio.run(scenario())
+
+
+def test_a_size_limit_of_a_few_octets() -> None:
+    """Tests of clients set one to see a 552; it is the server's, and no listener's setting narrows it."""
+    controller = Controller(Box(), port=0, data_size_limit=100)
+    controller.start()
+    try:
+        with smtplib.SMTP(controller.hostname, controller.port) as client:
+            client.ehlo("x")
+            assert client.esmtp_features["size"] == "100"
+            with pytest.raises(smtplib.SMTPSenderRefused, match=r"5\.3\.4"):
+                client.sendmail("a@x", ["b@x"], "x" * 200)
+    finally:
+        controller.stop()

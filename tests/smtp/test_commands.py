@@ -59,6 +59,8 @@ MORE = Session(Offer("mx.test", keywords=("REQUIRETLS", "FUTURERELEASE 100 x", "
         ("MAIL", "FROM:<a@b> NOTIFY=NEVER", PLAIN, replies.UNKNOWN_PARAMETER),
         ("MAIL", "FROM:<a@b> BY=120;R MT-PRIORITY=-3", PLAIN, Mail("a@b", {"BY": "120;R", "MT-PRIORITY": "-3"}, {})),
         ("MAIL", "FROM:<ü@b>", PLAIN, replies.NEEDS_SMTPUTF8),
+        ("MAIL", "FROM:<a@b> SUBMITTER=ü@b", PLAIN, replies.NEEDS_SMTPUTF8),
+        ("MAIL", "FROM:<a@b> SUBMITTER=ü@b SMTPUTF8", PLAIN, Mail("a@b", {"SUBMITTER": "ü@b", "SMTPUTF8": None}, {})),
         ("MAIL", "FROM:<ü@b> SMTPUTF8", PLAIN, Mail("ü@b", {"SMTPUTF8": None}, {})),
         ("MAIL", "TO:<a@b>", PLAIN, SYNTAX["MAIL"]),
         ("MAIL", None, PLAIN, SYNTAX["MAIL"]),

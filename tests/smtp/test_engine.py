@@ -176,6 +176,26 @@ def test_push_and_close() -> None:
     engine.push(Reply(421, "enough"))
     assert engine.next_event() is Signal.CLOSED
     assert engine.bytes_to_send() == b"250 one\r\n421 enough\r\n"
+    engine.push(Reply(250, "nobody is there"))
+    assert engine.bytes_to_send() == b""
+
+
+def test_owing() -> None:
+    """An answer is owed from the event to its answer."""
+    engine = opened()
+    assert not engine.owing
+    event = owed(engine, b"NOOP\r\n")
+    assert engine.owing
+    engine.answer(engine.default_reply(event))
+    assert not engine.owing
+
+
+def test_a_raw_recipient_out_of_turn_is_none() -> None:
+    """A shell that takes RCPT before MAIL has not added to the transaction that follows."""
+    engine = opened(lmtp=True, raw_verbs=frozenset({"RCPT"}))
+    owed(engine, b"RCPT TO:<early@b>\r\n")
+    engine.answer(Reply(250, "Why not", "2.1.5"))
+    assert engine.accepted_recipients == 0
 
 
 def test_several_replies_or_none() -> None:

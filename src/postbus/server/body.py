@@ -22,6 +22,7 @@ from pathlib import Path
 
 BATCH_OCTETS = 128 * 1024  # one write to disk; twice that is no faster and holds 20 MiB more for 100 senders
 AHEAD_OCTETS = 64 * 1024  # may wait in memory behind the batch in flight; then the sender has to wait
+CRUMB_OCTETS = 4096  # pieces up to here are joined: kept as they arrive, 2 octets would cost 40, and a write each
 SPILL_PREFIX = "spill-"
 
 
@@ -143,7 +144,11 @@ class Spill:
         """Take the next octets."""
         if self.fault is not None:
             return
-        self._pending.append(octets)
+        pending = self._pending
+        if pending and len(pending[-1]) + len(octets) <= CRUMB_OCTETS:
+            pending[-1] += octets
+        else:
+            pending.append(octets)
         self._pending_octets += len(octets)
         if self._pending_octets >= BATCH_OCTETS and not self._writing:
             self._write_pending()
@@ -160,7 +165,13 @@ class Spill:
         self._pending.clear()
         self._pending_octets = 0
         if not self._writing:
+            self._unlink_soon()
+
+    def _unlink_soon(self) -> None:
+        try:
             self._loop.run_in_executor(self._pool, self._unlink)
+        except RuntimeError:  # the threads have ended with the listener
+            self._unlink()
 
     def _write_pending(self) -> None:
         batch, self._pending = self._pending, []
@@ -172,7 +183,7 @@ class Spill:
         self._writing = False
         self.fault = self.fault or done.result()
         if self._dropped:
-            self._loop.run_in_executor(self._pool, self._unlink)
+            self._unlink_soon()
             return
         if self.fault is not None:
             self._pending.clear()

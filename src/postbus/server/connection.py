@@ -74,6 +74,11 @@ class Pending:
         self.envelope = envelope
 
 
+def blamed(error: BaseException) -> Exception:
+    """Return what a handler is told that *error* was: ``CancelledError`` that nobody asked for is a mistake like any other."""
+    return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__} raised, though nothing was cancelled")
+
+
 class Special(Enum):
     """What is neither an answer nor work."""
 
@@ -210,7 +215,7 @@ class Connection(Timed, asyncio.Protocol):
         self._turn_octets += len(data)
         if self._turn_octets >= TURN_OCTETS:
             self._end_turn()
-        if self.finished:
+        if self.finished or self.closing_at is not None:
             return
         try:
             self.engine.receive(data)
@@ -224,8 +229,12 @@ class Connection(Timed, asyncio.Protocol):
     def eof_received(self) -> bool | None:
         """Keep a half-open connection as long as something is owed to its other half."""
         self._half_closed = True
-        plain = self.transport is not None and self.transport.can_write_eof()
-        return True if plain and (self.busy or self._paused) and self.closing_at is None else None
+        if self.transport is None or self.closing_at is not None:
+            return None
+        if self.transport.can_write_eof() and (self.busy or self._paused):
+            return True
+        self.closing_at = self.roster.sweep.now  # the transport closes itself once its buffer is empty, if the peer reads
+        return None
 
     def pause_writing(self) -> None:
         """The peer does not read: take no more commands from it."""
@@ -290,8 +299,7 @@ class Connection(Timed, asyncio.Protocol):
         elif self._paused & UPGRADE and self._handshake_task is None and self.engine.state is State.UPGRADING:
             self.upgrade()
         elif self._half_closed and event is Signal.NEED_DATA and self.transport is not None:
-            self.reason = self.reason or "eof"
-            self.transport.close()
+            self.hang_up("eof")
 
     def _act(self, outcome: Outcome) -> None:
         """Do for one *outcome* what ``pump`` does for many."""
@@ -318,10 +326,14 @@ class Connection(Timed, asyncio.Protocol):
 
     def _next_turn(self) -> None:
         self.busy = False
-        if not self.finished:
-            self.pump()
-            if not self.busy:
-                self.resume(TURN | BUSY)
+        if self.finished:
+            return
+        self._give(None)
+        self.pump()
+        if not self.busy:
+            self.resume(TURN | BUSY)
+        elif self._pending is not None:  # the pump has met work that waits, and nobody else ends the turn
+            self.resume(TURN)
 
     @property
     def octets(self) -> int:
@@ -399,18 +411,19 @@ class Connection(Timed, asyncio.Protocol):
         """Wait until *outcome* is an answer. GONE: the peer has left, or was answered without it since *shift*."""
         while isinstance(outcome, Pending):
             self._pending = pending = outcome
+            result: Any = None
+            fault: Exception | None = None
             try:
                 result = await pending.work
-            except Exception as error:  # noqa: BLE001 - a hook's; ``fault`` logs it
-                if shift != self._shift or self.finished:
-                    self.too_late(pending, error)
-                    return Special.GONE
-                outcome = self.fault(pending, error)
-            else:
-                if shift != self._shift or self.finished:
-                    self.too_late(pending, result)
-                    return Special.GONE
-                outcome = pending.settle(pending.event, result)
+            except (Exception, asyncio.CancelledError) as error:
+                task = asyncio.current_task(self.loop)
+                if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                    raise
+                fault = blamed(error)
+            if shift != self._shift or self.finished or self.closing_at is not None:
+                self.too_late(pending, fault or result)
+                return Special.GONE
+            outcome = pending.settle(pending.event, result) if fault is None else self.fault(pending, fault)
         return outcome
 
     def failed(self, error: Exception) -> None:
@@ -444,7 +457,8 @@ class Connection(Timed, asyncio.Protocol):
         if pending is None or pending.event is None:
             self.refuse(TIMED_OUT, "timeout")
             return
-        self._give(self.late_answer(pending))
+        if self.engine.owing:  # else the method of a raw verb has answered, and works on
+            self._give(self.late_answer(pending))
         self.pump()
         self.resume(BUSY)
 
@@ -471,7 +485,7 @@ class Connection(Timed, asyncio.Protocol):
                 ssl_handshake_timeout=self.roster.terms.timeouts.handshake_s,
                 ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_S,
             )
-        except (OSError, ssl.SSLError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever the loop's TLS makes of a peer's octets ends this session and no other
             self._handshake_task = None
             self.reason = "tls"
             transport.abort()
@@ -525,10 +539,10 @@ class Connection(Timed, asyncio.Protocol):
         self.reason = self.reason or reason
         if transport is None or transport.is_closing() or self.closing_at is not None:
             return
+        self.closing_at = self.roster.sweep.now  # closing waits for the peer to read
         if reason == "quit" or self._half_closed or self._paused & PEER or not transport.can_write_eof():
             transport.close()
             return
-        self.closing_at = self.roster.sweep.now
         self.resume(self._paused)
         transport.write_eof()
 
@@ -544,12 +558,14 @@ class Connection(Timed, asyncio.Protocol):
         if self.finished:
             return
         self.finished = True
-        if self._paused & UPGRADE:
-            self.tls_failed(error)
-        self._end_tasks()
-        self.ended(error)
-        self.roster.leave(self)
-        self.transport = None
+        try:
+            if self._paused & UPGRADE:
+                self.tls_failed(error)
+            self._end_tasks()
+            self.ended(error)
+        finally:
+            self.roster.leave(self)
+            self.transport = None
 
     def _end_tasks(self) -> None:
         """Cancel the tasks, but for a hook that has a whole message in hand; an owner still waits for all of them."""

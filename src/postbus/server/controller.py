@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from postbus.server.listener import Listener
-from postbus.server.settings import LimitSettings, ListenerSettings, TimeoutSettings
-from postbus.server.smtp import DATA_SIZE_DEFAULT, SMTP
+from postbus.server.settings import ListenerSettings, TimeoutSettings
+from postbus.server.smtp import SMTP
 
 READY_TIMEOUT_S = 5.0
 STOP_TIMEOUT_S = 1.0  # for messages in transfer, when stop() is called
@@ -140,10 +140,8 @@ class ThreadedController:
         return server
 
     def _settings(self) -> ListenerSettings:
-        size_octets = self.SMTP_kwargs.get("data_size_limit", DATA_SIZE_DEFAULT)
         settings = ListenerSettings(
             address=self.address(),
-            limits=LimitSettings(message_max_octets=size_octets),
             timeouts=TimeoutSettings(command_timeout_s=self.SMTP_kwargs.get("timeout", 300)),
         )
         if self.ssl_context is not None:

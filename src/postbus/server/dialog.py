@@ -14,8 +14,8 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any, ClassVar, cast
 
 from postbus import telemetry
-from postbus.server.body import Body, Spill
-from postbus.server.connection import DISK, UPGRADE, Answer, Connection, Outcome, Pending, Special
+from postbus.server.body import CRUMB_OCTETS, Body, Spill
+from postbus.server.connection import DISK, UPGRADE, Answer, Connection, Outcome, Pending, Special, blamed
 from postbus.server.envelope import Envelope
 from postbus.server.hooks import MISSING, Hook, Misanswered, ehlo_reply, message_replies, reply_of
 from postbus.server.plan import Plan, key_of
@@ -205,8 +205,8 @@ class Dialog(Connection):
         """Call ``handle_DISCONNECT``; nobody waits for it."""
         try:
             result = hook(self, session, envelope, self.reason)
-        except Exception as error:  # noqa: BLE001 - a handler's
-            self._log_fault("DISCONNECT", error)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a handler's
+            self._log_fault("DISCONNECT", blamed(error))
             return
         if inspect.isawaitable(result):
 
@@ -236,8 +236,8 @@ class Dialog(Connection):
         """Call *hook*; *settle* takes what it returns, now or when it is there."""
         try:
             result = hook(self, self.session, self.envelope, *args)
-        except Exception as error:  # noqa: BLE001 - a handler's
-            return self.fault(Pending(_NOTHING, settle, event, name, self.envelope), error)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a handler's
+            return self.fault(Pending(_NOTHING, settle, event, name, self.envelope), blamed(error))
         if type(result) is not str and inspect.isawaitable(result):
             return Pending(result, settle, event, name, self.envelope)
         return settle(event, result)
@@ -399,6 +399,7 @@ class Dialog(Connection):
         def settle(_event: Rcpt, result: Any) -> Outcome:
             if result is MISSING:
                 envelope.rcpt_tos.append(event.address)
+                envelope.rcpt_options.extend(options)
                 result = replies.RECIPIENT_OK
             reply = result if type(result) is Reply and result.code < 300 else self._verdict("RCPT", result)
             if reply.code >= 400:
@@ -482,7 +483,11 @@ class Dialog(Connection):
                 self.stalled = True
                 self.pause(DISK)
             return None
-        self._pieces.append(octets)
+        pieces = self._pieces
+        if pieces and len(pieces[-1]) + len(octets) <= CRUMB_OCTETS:
+            pieces[-1] += octets
+        else:
+            pieces.append(octets)
         terms = self.roster.terms
         if self._size_octets > terms.spill_threshold_octets and terms.spill_folder is not None:
             self._spill = spill = Spill(terms.spill_folder, self.roster.pool, self.loop, self._disk_moved)
@@ -507,6 +512,7 @@ class Dialog(Connection):
         self.mail_at = None
         if self._content_event is not None:  # the smtp_DATA of a subclass waits for it
             self.busy = True
+            self.owing_at = self.roster.sweep.now
             self._content_event.set_result(event)
             self._content_event = None
             return Special.HANDED
@@ -586,8 +592,14 @@ class Dialog(Connection):
         spill, self._spill = self._spill, None
         self._pieces = []
         self._size_octets = 0
-        if spill is not None:
-            spill.drop()
+        if spill is None:
+            return
+        spill.drop()
+        self.stalled = False
+        self.resume(DISK)
+        waiting, self._disk_event = self._disk_event, None
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
 
     # --- raw verbs
 
@@ -604,15 +616,11 @@ class Dialog(Connection):
         self._raw = False
         self._partial = ""
         pushed, self._pushed = self._pushed, None
-        if result is not None:  # what ``fault`` puts in place of an exception
-            if pushed is not None:
-                self.engine.push(pushed)
-            pushed = self._verdict(f"smtp_{event.verb}", result)
-        if self._answered:
-            if pushed is not None:
-                self.engine.push(pushed)
-            return None
-        return pushed if pushed is not None else self._verdict(f"smtp_{event.verb}", None)
+        if not self._answered:  # *result* is what ``fault`` puts in place of an exception, or None
+            return pushed if pushed is not None else self._verdict(f"smtp_{event.verb}", result)
+        if pushed is not None:
+            self.engine.push(pushed)
+        return None
 
     # --- what subclasses override
 

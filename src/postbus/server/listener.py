@@ -248,7 +248,7 @@ class Listener:
 
     async def _bind_port(self, loop: asyncio.AbstractEventLoop, host: str, port: int) -> None:
         if self.settings.tls.mode == "implicit":
-            family = socket.AF_INET6 if ":" in host or not host else socket.AF_INET
+            family = socket.AF_INET6 if ":" in host or (not host and socket.has_dualstack_ipv6()) else socket.AF_INET
             bound = socket.create_server(
                 (host, port), family=family, backlog=self.settings.backlog, dualstack_ipv6=not host and socket.has_dualstack_ipv6()
             )

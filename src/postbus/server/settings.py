@@ -136,10 +136,11 @@ class ListenerSettings(BaseModel):
     ident: str = Field(default="postbus", max_length=200, description="Words after the name in the banner.")
     smtputf8: bool = Field(default=True, description="Offer SMTPUTF8 (RFC 6531).")
     stray: Literal["reject", "allow"] = Field(
-        default="reject", description="A CR or LF alone in content: 550 5.6.0, or kept and recorded as a defect."
+        default="reject", description="A CR or LF alone, or a NUL, in content: 550 5.5.2, or kept and recorded as a defect."
     )
     strict_pipelining: bool = Field(
-        default=True, description="Bytes behind EHLO, DATA or STARTTLS in the same segment: 554 5.5.0 and close (RFC 2920)."
+        default=True,
+        description="Octets before the banner, or behind EHLO, DATA, STARTTLS and their like (RFC 2920): 554 5.5.0 and close.",
     )
     lenient_paths: bool = Field(default=False, description="Take paths without angle brackets, as some devices send them.")
     backlog: int = Field(default=1024, ge=1, description="Connections the kernel queues for us.")

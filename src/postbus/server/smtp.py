@@ -122,11 +122,18 @@ class SMTP(Dialog):
         reply = self._to_reply(status)
         if reply is None:
             return
+        if self._unheard:
+            return
         if self._raw and not self._answered:
             reply, self._pushed = self._pushed, reply
         if reply is not None:
             self.engine.push(reply)
         self.flush()
+
+    @property
+    def _unheard(self) -> bool:
+        """The caller is a method whose command was answered without it: its words would be taken for another command's answer."""
+        return asyncio.current_task(self.loop) in self.roster.work
 
     def _to_reply(self, status: str | bytes | Reply) -> Reply | None:
         """Return the reply *status* completes; the lines of a long one may be pushed one by one (``250-`` ... ``250 ``)."""
@@ -150,6 +157,8 @@ class SMTP(Dialog):
 
     async def _perform(self, verb: str, arg: str | None) -> None:
         """Do what the verb does by default; every ``smtp_<VERB>`` method here is this."""
+        if self._unheard:
+            return
         shift = self._shift
         event = self.engine.interpret(verb, arg or None)
         if isinstance(event, Reply):

@@ -163,7 +163,7 @@ def _refuse_sender(path: grammar.Path, found: Mapping[str, str | None], offer: O
     """Return why a well-formed sender with well-formed parameters is refused, if it is."""
     if "@" not in path.address and path.address and "no-domain" not in path.defects:
         return replies.BAD_SENDER  # <Postmaster> is a forward-path only
-    if not path.address.isascii() and "SMTPUTF8" not in found:
+    if "SMTPUTF8" not in found and not (path.address.isascii() and path.rest.isascii()):
         return replies.NEEDS_SMTPUTF8
     if offer.size_octets is not None and int(found.get("SIZE") or 0) > offer.size_octets:
         return replies.TOO_BIG

@@ -167,8 +167,9 @@ class Engine:
         return self._signal is not None or bool(self._lines)
 
     def push(self, reply: Reply) -> None:
-        """Send a further reply that answers nothing."""
-        self._send(reply)
+        """Send a further reply that answers nothing; after a hang-up there is nobody to send it to."""
+        if self._state is not State.CLOSED:
+            self._send(reply)
 
     def bytes_to_send(self) -> bytes:
         """Return what is to be sent to the peer, and forget it; ``b""`` if nothing."""
@@ -249,6 +250,11 @@ class Engine:
     def idle(self) -> bool:
         """Whether nothing would be lost by hanging up: no transaction, nothing buffered, nothing owed."""
         return self._owed is None and not self._lines and (self._state is State.CONNECTED or self._state is State.GREETED)
+
+    @property
+    def owing(self) -> bool:
+        """Whether an answer is owed."""
+        return self._owed is not None
 
     @property
     def backlogged(self) -> bool:
@@ -390,7 +396,7 @@ class Engine:
         digit = reply.code // 100
         if digit == 2:
             if verb == "RCPT":
-                self.accepted_recipients += 1
+                self.accepted_recipients += self._state in TRANSACTION  # a raw RCPT may be answered out of turn
             elif verb == ".":
                 self._forgive()
             elif isinstance(event, Mail):

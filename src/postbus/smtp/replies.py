@@ -138,7 +138,6 @@ BAD_HOSTNAME = Reply(501, "Invalid host name", "5.5.4")
 BAD_SENDER = Reply(501, "Bad sender address syntax", "5.1.7")
 BAD_RECIPIENT = Reply(501, "Bad recipient address syntax", "5.1.3")
 BAD_PARAMETER = Reply(501, "Bad parameter value", "5.5.4")
-TWICE_PARAMETER = Reply(501, "Parameter given twice", "5.5.4")
 UNKNOWN_PARAMETER = Reply(555, "Parameter not recognized or not implemented", "5.5.4")  # RFC 5321 s4.1.1.11
 NEEDS_SMTPUTF8 = Reply(553, "Address needs SMTPUTF8", "5.6.7")  # RFC 6531 s3.5
 NO_TOPIC = Reply(504, "No help on that", "5.5.4")
