@@ -325,7 +325,11 @@ def _folder(path: Path, folder: FilePath, *, made: bool = False) -> Iterator[Tro
     elif not nearest_one.is_dir():
         yield path, f"{nearest_one} is not a folder", "name a folder"
     elif not os.access(nearest_one, os.W_OK | os.X_OK):
-        yield path, f"the folder {nearest_one.absolute()} cannot be written by user {os.getuid()}", "change its owner, or fsGroup on Kubernetes"
+        yield (
+            path,
+            f"the folder {nearest_one.absolute()} cannot be written by user {os.getuid()}",
+            "change its owner, or fsGroup on Kubernetes",
+        )
 
 
 def _room(settings: Settings) -> Iterator[Trouble]:
