@@ -127,7 +127,7 @@ def _attribute(record: Record, name: str) -> str:
     header = record.header(f"ce_{name}")
     if header is not None:
         return header.decode()
-    assert b"application/cloudevents+json; charset=UTF-8" == record.header("content-type")
+    assert b"application/cloudevents+json; charset=utf-8" == (record.header("content-type") or b"").lower()
     return str(_read(record.value or b"")[name])
 
 
