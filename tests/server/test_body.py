@@ -137,7 +137,7 @@ def test_a_full_disk_is_452(tmp_path: Path, run: Run) -> None:
                 return spill
 
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("postbus.server.dialog.Spill", to_full)
+                patch.setattr("postbus.server.content.Spill", to_full)
                 patch.setattr("postbus.server.body.os.O_EXCL", 0)
                 patch.setattr("postbus.server.body.Spill._unlink", lambda _spill: None)
                 wire.send(LINE * 2000 + b".\r\n")

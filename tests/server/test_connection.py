@@ -263,7 +263,7 @@ class SlowSpill(Spill):
 def hanging_disk(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Make spills hang until the event that is returned is set."""
     SlowSpill.hangs = threading.Event()
-    monkeypatch.setattr("postbus.server.dialog.Spill", SlowSpill)
+    monkeypatch.setattr("postbus.server.content.Spill", SlowSpill)
     return SlowSpill.hangs
 
 

@@ -25,11 +25,11 @@ import asyncio
 import inspect
 import ssl
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
-from enum import Enum
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, cast
 
 from postbus import telemetry
+from postbus.server.outcome import Answer, Outcome, Pending, Special, blamed
 from postbus.server.roster import SHUTTING_DOWN, Roster, Terms
 from postbus.server.timers import Lapse, Timed, Timeouts
 from postbus.server.tls import SHUTDOWN_TIMEOUT_S
@@ -37,8 +37,6 @@ from postbus.smtp.engine import Engine
 from postbus.smtp.events import Signal
 from postbus.smtp.replies import LOCAL_ERROR, Reply
 from postbus.smtp.states import State
-
-Answer = Reply | tuple[Reply, ...]
 
 TURN_OCTETS = 256 * 1024  # per connection and loop turn: one fast peer otherwise gets 8 MB of uvloop's turn
 TURN_COMMANDS = 100
@@ -51,42 +49,6 @@ NEED_DATA = Signal.NEED_DATA  # looking a member up in its class takes 60 ns, a 
 
 TIMED_OUT = Reply(421, "Timeout, closing connection", "4.4.2")
 SESSION_TOO_BIG = Reply(421, "Too much in one session", "4.7.0")
-
-
-class Pending:
-    """Work whose result answers an event.
-
-    Attributes:
-        work: what to wait for.
-        settle: takes the event and the result, returns the answer or more work.
-        event: what is to be answered; None for the banner.
-        hook: who works, for logs: ``DATA``, ``smtp_NOW``, ``spill``.
-        envelope: the transaction it works on, which may no longer be the connection's when it is done.
-    """
-
-    __slots__ = ("envelope", "event", "hook", "settle", "work")
-
-    def __init__(self, work: Awaitable[Any], settle: Callable[[Any, Any], Outcome], event: Any, hook: str, envelope: Any) -> None:
-        self.work = work
-        self.settle = settle
-        self.event = event
-        self.hook = hook
-        self.envelope = envelope
-
-
-def blamed(error: BaseException) -> Exception:
-    """Return what a handler is told that *error* was: ``CancelledError`` that nobody asked for is a mistake like any other."""
-    return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__} raised, though nothing was cancelled")
-
-
-class Special(Enum):
-    """What is neither an answer nor work."""
-
-    HANDED = "work under way took the event"
-    GONE = "nobody waits for the answer any more"
-
-
-Outcome = Answer | Pending | Special | None
 
 
 class Connection(Timed, asyncio.Protocol):

@@ -1,32 +1,30 @@
-"""What each event of the engine leads to: hooks asked, transactions kept, content collected.
+"""What each event of the engine leads to: hooks asked, transactions kept, methods called.
 
-``Dialog`` is the middle of a server class, between ``Connection`` (bytes and tasks) and ``SMTP`` (what subclasses see).
+A server class has five floors, each a class that derives from the one below: ``Connection`` (bytes and tasks), ``Asking`` (hooks),
+``Content`` (what comes behind DATA), ``Dialog`` (every other event), ``SMTP`` (what subclasses see).
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import inspect
 import ssl
-import traceback
-from collections.abc import Callable, Generator, Mapping
-from typing import Any, ClassVar, cast
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 from postbus import telemetry
-from postbus.server.body import CRUMB_OCTETS, Body, Spill
-from postbus.server.connection import DISK, UPGRADE, Answer, Connection, Outcome, Pending, Special, blamed
+from postbus.server.connection import UPGRADE
+from postbus.server.content import Content, add_defects
 from postbus.server.envelope import Envelope
-from postbus.server.hooks import MISSING, Hook, Misanswered, ehlo_reply, message_replies, reply_of
+from postbus.server.hooks import MISSING, Hook, Misanswered, ehlo_reply
+from postbus.server.outcome import Answer, Outcome, Pending, blamed
 from postbus.server.plan import Plan, key_of
 from postbus.server.session import Session, tls_of
 from postbus.smtp import replies
 from postbus.smtp.engine import Engine
 from postbus.smtp.events import (
-    Chunk,
     Command,
     DataStart,
-    EndOfMessage,
     Expn,
     Helo,
     Help,
@@ -43,71 +41,34 @@ from postbus.smtp.replies import Reply
 
 NULL_SENDER = "<>"  # what aiosmtpd's handlers see for the null reverse-path
 
-DISK_FULL = Reply(452, "Insufficient system storage", "4.3.1")
-NOT_ASCII = Reply(554, "Content is not ASCII", "5.6.1")
 INSECURE = Reply(554, "Command refused due to lack of security", "5.7.0")  # RFC 3207 s4.1
 TOO_MANY_MESSAGES = Reply(421, "Too many messages in one session", "4.7.0")
 
 
-class Dialog(Connection):
-    """The events of one session, and what is done about them.
-
-    Attributes:
-        session, envelope: who is connected; the transaction under way.
-        messages_accepted, messages_refused, recipients: of this session, so far.
-    """
+class Dialog(Content):
+    """The events of one session, and what is done about them. Attributes without a word here are ``SMTP``'s parameters."""
 
     __slots__ = (
         "__ident__",
         "_answered",
         "_began_at",
-        "_content_event",
-        "_disk_event",
         "_greeted",
         "_partial",
-        "_pieces",
-        "_plan",
         "_pushed",
         "_raw",
-        "_size_octets",
-        "_spill",
         "data_size_limit",
-        "decode_data",
-        "enable_SMTPUTF8",
-        "envelope",
-        "event_handler",
         "hostname",
-        "messages_accepted",
-        "messages_refused",
-        "recipients",
         "require_starttls",
-        "session",
         "tls_context",
     )
 
-    lmtp: ClassVar[bool] = False
-
-    event_handler: Any
-    session: Session | None
-    envelope: Envelope | None
     tls_context: ssl.SSLContext | None
     hostname: str
     __ident__: str
     data_size_limit: int | None
-    enable_SMTPUTF8: bool  # noqa: N815 - aiosmtpd's name
     require_starttls: bool
-    messages_accepted: int
-    messages_refused: int
-    recipients: int
-    decode_data: bool
     _began_at: float
     _greeted: bool
-    _plan: Plan
-    _pieces: list[bytes]
-    _size_octets: int
-    _spill: Spill | None
-    _disk_event: asyncio.Future[None] | None
-    _content_event: asyncio.Future[EndOfMessage] | None
     _raw: bool
     _answered: bool
     _pushed: Reply | None
@@ -230,81 +191,6 @@ class Dialog(Connection):
         assert context is not None
         return context
 
-    # --- asking hooks
-
-    def _ask(self, name: str, hook: Hook, settle: Callable[[Any, Any], Outcome], event: Any, *args: Any) -> Outcome:
-        """Call *hook*; *settle* takes what it returns, now or when it is there."""
-        try:
-            result = hook(self, self.session, self.envelope, *args)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a handler's
-            return self.fault(Pending(_NOTHING, settle, event, name, self.envelope), blamed(error))
-        if type(result) is not str and inspect.isawaitable(result):
-            return Pending(result, settle, event, name, self.envelope)
-        return settle(event, result)
-
-    def _verdict(self, name: str, result: Any) -> Reply:
-        """Return the reply *result* stands for; what stands for none is our fault, so 451."""
-        try:
-            reply = reply_of(result)
-        except Misanswered as error:
-            telemetry.hook_misanswered(hook=name, session=self._session_id, error=str(error))
-            return replies.LOCAL_ERROR
-        if reply.code >= 400:
-            telemetry.command_rejected(listener=self.roster.terms.name, code=reply.code)
-        return reply
-
-    def fault(self, pending: Pending, error: Exception) -> Outcome:
-        """A hook raised: log it, let ``handle_exception`` find words if somebody wrote one, else 451."""
-        self._log_fault(pending.hook, error)
-        if not self._plan.explains or pending.hook == "exception":
-            return pending.settle(pending.event, replies.LOCAL_ERROR)
-        return Pending(self.handle_exception(error), pending.settle, pending.event, "exception", pending.envelope)
-
-    async def handle_exception(self, error: Exception) -> str | Reply:
-        """Return the status line for *error*, raised by a hook or an ``smtp_<VERB>`` method. Override it, or give the handler one."""
-        hook = self._plan.hooks.exception
-        if hook is None:
-            return replies.LOCAL_ERROR
-        result = hook(error)
-        return cast("str | Reply", await result if inspect.isawaitable(result) else result)
-
-    def _log_fault(self, name: str, error: Exception) -> None:
-        telemetry.hook_failed(
-            hook=name, session=self._session_id, error=type(error).__name__, traceback="".join(traceback.format_exception(error))
-        )
-
-    @property
-    def _session_id(self) -> str:
-        return self.session.id if self.session is not None else ""
-
-    def late_answer(self, pending: Pending) -> Answer:
-        """The answer took too long: 451. The work keeps its envelope; the session gets a new one."""
-        telemetry.answer_late(listener=self.roster.terms.name, session=self._session_id, hook=pending.hook)
-        if isinstance(pending.event, EndOfMessage):
-            self._spill = None if pending.hook != "spill" else self._spill
-            self._drop_content()
-            self.messages_refused += 1
-            self._set_post_data_state()
-        self._raw = False
-        return replies.LOCAL_ERROR
-
-    def too_late(self, pending: Pending, result: Any) -> None:
-        """A hook ended after its peer had left or had been answered. If it accepted a message, the sender will send it again."""
-        if isinstance(result, Exception):
-            self._log_fault(pending.hook, result)
-        if not isinstance(pending.event, EndOfMessage):
-            return
-        if pending.hook == "DATA":
-            said = result if isinstance(result, list | tuple) else [result]
-            words = [str(each) if isinstance(each, str | Reply) else type(each).__name__ for each in said[:1]]
-            telemetry.reply_lost(listener=self.roster.terms.name, session=self._session_id, reply="".join(words)[:40])
-        if pending.envelope is not None and pending.envelope.body is not None:
-            pending.envelope.body.discard()
-
-    def outlives(self, pending: Pending) -> bool:
-        """A peer that vanishes behind the dot cancels nothing."""
-        return isinstance(pending.event, EndOfMessage) and pending.hook == "DATA"
-
     # --- commands, the fast way
 
     def _on_helo(self, event: Helo) -> Outcome:
@@ -361,7 +247,7 @@ class Dialog(Connection):
             envelope.smtp_utf8 = "SMTPUTF8" in parameters
             options = _options(event)
         if event.defects:
-            _add_defects(envelope, event.defects)
+            add_defects(envelope, event.defects)
         self.mail_at = self.roster.sweep.now
         hook = self._plan.hooks.mail
         if hook is not None:
@@ -387,7 +273,7 @@ class Dialog(Connection):
         assert envelope is not None
         options = _options(event) if event.parameters else []
         if event.defects:
-            _add_defects(envelope, event.defects)
+            add_defects(envelope, event.defects)
         hook = self._plan.hooks.rcpt
         if hook is None:
             envelope.rcpt_tos.append(event.address)
@@ -471,136 +357,6 @@ class Dialog(Connection):
         telemetry.command_rejected(listener=self.roster.terms.name, code=event.reply.code)
         return None
 
-    # --- content
-
-    def _on_chunk(self, event: Chunk) -> Outcome:
-        octets = event.octets
-        self._size_octets += len(octets)
-        spill = self._spill
-        if spill is not None:
-            spill.feed(octets)
-            if spill.behind:
-                self.stalled = True
-                self.pause(DISK)
-            return None
-        pieces = self._pieces
-        if pieces and len(pieces[-1]) + len(octets) <= CRUMB_OCTETS:
-            pieces[-1] += octets
-        else:
-            pieces.append(octets)
-        terms = self.roster.terms
-        if self._size_octets > terms.spill_threshold_octets and terms.spill_folder is not None:
-            self._spill = spill = Spill(terms.spill_folder, self.roster.pool, self.loop, self._disk_moved)
-            pieces, self._pieces = self._pieces, []
-            for piece in pieces:
-                spill.feed(piece)
-        return None
-
-    def _disk_moved(self) -> None:
-        """A batch is on disk."""
-        spill = self._spill
-        if spill is None or self.finished:
-            return
-        if not spill.behind:
-            self.stalled = False
-            self.resume(DISK)
-        if self._disk_event is not None and spill.whole and not self._disk_event.done():
-            self._disk_event.set_result(None)
-
-    def _on_end(self, event: EndOfMessage) -> Outcome:
-        self.credit_s = None
-        self.mail_at = None
-        if self._content_event is not None:  # the smtp_DATA of a subclass waits for it
-            self.busy = True
-            self.owing_at = self.roster.sweep.now
-            self._content_event.set_result(event)
-            self._content_event = None
-            return Special.HANDED
-        pieces = self._pieces
-        if event.refusal is None and len(pieces) == 1 and self._spill is None:  # most mail is one piece
-            self._pieces = []
-            self._size_octets = 0
-            return self._deliver(event, Body(pieces[0]))
-        return self._end(event)
-
-    def _end(self, event: EndOfMessage) -> Outcome:
-        if event.refusal is not None:
-            self._drop_content()
-            self._set_post_data_state()
-            self.messages_refused += 1
-            telemetry.command_rejected(listener=self.roster.terms.name, code=event.refusal.code)
-            return None
-        spill = self._spill
-        if spill is not None:
-            spill.end()
-            self._disk_event = self.loop.create_future()
-            return Pending(self._disk_event, self._stored, event, "spill", self.envelope)
-        pieces, self._pieces = self._pieces, []
-        self._size_octets = 0
-        return self._deliver(event, Body(pieces[0] if len(pieces) == 1 else b"".join(pieces)))
-
-    def _stored(self, event: EndOfMessage, _result: None) -> Outcome:
-        """The content is in its file, or the disk failed."""
-        spill, self._spill, self._disk_event = self._spill, None, None
-        assert spill is not None
-        size_octets, self._size_octets = self._size_octets, 0
-        if spill.fault is not None:
-            full = spill.fault.errno in {errno.ENOSPC, errno.EDQUOT}
-            telemetry.spill_failed(listener=self.roster.terms.name, session=self._session_id, error=str(spill.fault))
-            return self._messaged(event, DISK_FULL if full else replies.LOCAL_ERROR)
-        body = Body(None, path=spill.path, size_octets=size_octets, digest=spill.digest, unlink=self.roster.unlink)
-        return self._deliver(event, body)
-
-    def _deliver(self, event: EndOfMessage, body: Body) -> Outcome:
-        """Give a whole message to ``handle_DATA``."""
-        envelope = self.envelope
-        assert envelope is not None
-        envelope.body = body
-        if event.defects:
-            _add_defects(envelope, event.defects)
-        if self.decode_data:
-            envelope.decode = "utf-8" if self.enable_SMTPUTF8 else "ascii"
-            if not self.enable_SMTPUTF8 and not body.read().isascii():
-                return self._messaged(event, NOT_ASCII)
-        hook = self._plan.hooks.data
-        if hook is None:
-            return self._messaged(event, replies.OK)
-        return self._ask("DATA", hook, self._messaged, event)
-
-    def _messaged(self, _event: EndOfMessage, result: Any) -> Outcome:
-        """The message has its answer: forget it."""
-        engine, envelope = self.engine, self.envelope
-        recipients = engine.accepted_recipients
-        answer: Answer
-        try:
-            answer = message_replies(replies.OK if result is MISSING else result, recipients, lmtp=self.lmtp)
-        except Misanswered as error:
-            telemetry.hook_misanswered(hook="DATA", session=self._session_id, error=str(error))
-            answer = replies.LOCAL_ERROR
-        if answer.code < 300 if type(answer) is Reply else any(reply.code < 300 for reply in cast("tuple[Reply, ...]", answer)):
-            self.messages_accepted += 1
-            self.recipients += recipients
-        else:
-            self.messages_refused += 1
-        if envelope is not None and envelope.body is not None and envelope.body.path is not None:
-            envelope.body.discard()  # a handler may keep an envelope with a small body, but a file it has to take
-        self._set_post_data_state()
-        return answer
-
-    def _drop_content(self) -> None:
-        """Forget content that is not whole, or that nobody wants."""
-        spill, self._spill = self._spill, None
-        self._pieces = []
-        self._size_octets = 0
-        if spill is None:
-            return
-        spill.drop()
-        self.stalled = False
-        self.resume(DISK)
-        waiting, self._disk_event = self._disk_event, None
-        if waiting is not None and not waiting.done():
-            waiting.set_result(None)
-
     # --- raw verbs
 
     def _on_command(self, event: Command) -> Outcome:
@@ -622,31 +378,27 @@ class Dialog(Connection):
             self.engine.push(pushed)
         return None
 
+    def late_answer(self, pending: Pending) -> Answer:
+        """As for any other command; the method goes on, but what it says is not heard (``SMTP.push``)."""
+        self._raw = False
+        return super().late_answer(pending)
+
     # --- what subclasses override
 
     def _create_session(self) -> Session:
         """Return a new session; override it to have one of your own."""
         return Session(self.loop)
 
-    def _create_envelope(self) -> Envelope:
-        """Return a new envelope; override it to have one of your own."""
-        return Envelope()
-
-    def _set_post_data_state(self) -> None:
-        """A message is over: begin with a new envelope."""
-        self.envelope = self._create_envelope()
-
     def _set_rset_state(self) -> None:
         """Forget the transaction, but not the greeting."""
         self._set_post_data_state()
 
     acts: ClassVar[Mapping[type[Any], Callable[[Any, Any], Outcome]]] = {
+        **Content.acts,
         Helo: _on_helo,
         Mail: _on_mail,
         Rcpt: _on_rcpt,
         DataStart: _on_data,
-        Chunk: _on_chunk,
-        EndOfMessage: _on_end,
         StartTls: _on_starttls,
         Rset: _on_rset,
         Noop: _on_noop,
@@ -662,19 +414,3 @@ class Dialog(Connection):
 def _options(event: Mail | Rcpt) -> list[str]:
     """Return the parameters as aiosmtpd's list of upper-case words."""
     return [key if value is None else f"{key}={value.upper()}" for key, value in event.parameters.items()]
-
-
-def _add_defects(envelope: Envelope, defects: Mapping[str, int]) -> None:
-    for kind, count in defects.items():
-        envelope.defects[kind] = envelope.defects.get(kind, 0) + count
-
-
-class _Nothing:
-    """Stands for the work of a hook that has already raised."""
-
-    def __await__(self) -> Generator[None, None, None]:
-        return
-        yield
-
-
-_NOTHING = _Nothing()

@@ -81,7 +81,7 @@ class Plan:
         return found
 
 
-STOCK_MODULES = frozenset({"postbus.server.dialog", "postbus.server.smtp", "postbus.server.lmtp"})
+STOCK_MODULES = frozenset(f"postbus.server.{name}" for name in ("asking", "content", "dialog", "smtp", "lmtp"))
 
 
 def is_stock(smtp_class: type, name: str) -> bool:

@@ -1,0 +1,91 @@
+"""Asking a handler's hooks: now, or later in the connection's task; and what becomes of their mistakes."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import traceback
+from collections.abc import Callable, Generator
+from typing import Any, cast
+
+from postbus import telemetry
+from postbus.server.connection import Connection
+from postbus.server.envelope import Envelope
+from postbus.server.hooks import Hook, Misanswered, reply_of
+from postbus.server.outcome import Outcome, Pending, blamed
+from postbus.server.plan import Plan
+from postbus.server.session import Session
+from postbus.smtp import replies
+from postbus.smtp.replies import Reply
+
+
+class Asking(Connection):
+    """A connection with a handler.
+
+    Attributes:
+        event_handler: the handler whose hooks are called.
+        session, envelope: who is connected; the transaction under way.
+    """
+
+    __slots__ = ("_plan", "envelope", "event_handler", "session")
+
+    event_handler: Any
+    session: Session | None
+    envelope: Envelope | None
+    _plan: Plan
+
+    def _ask(self, name: str, hook: Hook, settle: Callable[[Any, Any], Outcome], event: Any, *args: Any) -> Outcome:
+        """Call *hook*; *settle* takes what it returns, now or when it is there."""
+        try:
+            result = hook(self, self.session, self.envelope, *args)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a handler's
+            return self.fault(Pending(_NOTHING, settle, event, name, self.envelope), blamed(error))
+        if type(result) is not str and inspect.isawaitable(result):
+            return Pending(result, settle, event, name, self.envelope)
+        return settle(event, result)
+
+    def _verdict(self, name: str, result: Any) -> Reply:
+        """Return the reply *result* stands for; what stands for none is our fault, so 451."""
+        try:
+            reply = reply_of(result)
+        except Misanswered as error:
+            telemetry.hook_misanswered(hook=name, session=self._session_id, error=str(error))
+            return replies.LOCAL_ERROR
+        if reply.code >= 400:
+            telemetry.command_rejected(listener=self.roster.terms.name, code=reply.code)
+        return reply
+
+    def fault(self, pending: Pending, error: Exception) -> Outcome:
+        """A hook raised: log it, let ``handle_exception`` find words if somebody wrote one, else 451."""
+        self._log_fault(pending.hook, error)
+        if not self._plan.explains or pending.hook == "exception":
+            return pending.settle(pending.event, replies.LOCAL_ERROR)
+        return Pending(self.handle_exception(error), pending.settle, pending.event, "exception", pending.envelope)
+
+    async def handle_exception(self, error: Exception) -> str | Reply:
+        """Return the status line for *error*, raised by a hook or an ``smtp_<VERB>`` method. Override it, or give the handler one."""
+        hook = self._plan.hooks.exception
+        if hook is None:
+            return replies.LOCAL_ERROR
+        result = hook(error)
+        return cast("str | Reply", await result if inspect.isawaitable(result) else result)
+
+    def _log_fault(self, name: str, error: Exception) -> None:
+        telemetry.hook_failed(
+            hook=name, session=self._session_id, error=type(error).__name__, traceback="".join(traceback.format_exception(error))
+        )
+
+    @property
+    def _session_id(self) -> str:
+        return self.session.id if self.session is not None else ""
+
+
+class _Nothing:
+    """Stands for the work of a hook that has already raised."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        return
+        yield
+
+
+_NOTHING = _Nothing()
