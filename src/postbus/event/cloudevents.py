@@ -14,8 +14,8 @@ import orjson
 from postbus.event.mail import Mode
 from postbus.event.model import EVENT_RESERVE_OCTETS, RAW_TYPE, Event
 
-STRUCTURED_TYPE = "application/cloudevents+json; charset=UTF-8"
-"""Content type of structured messages (JSON event format s3)."""
+STRUCTURED_TYPE = "application/cloudevents+json; charset=utf-8"
+"""Content type of structured messages (JSON event format s3). Lower case: the JavaScript SDK compares letter by letter on HTTP."""
 
 HTTP_STRUCTURED_TYPE = STRUCTURED_TYPE
 """The same on HTTP (HTTP binding s3.2.1)."""
