@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -87,6 +88,7 @@ def _measure(plan: Plan, rows: Sequence[Row]) -> tuple[list[tuple[Row, Figure]],
             _say(f"{row.name}: not measured: {missing[-1]['reason'].splitlines()[0]}")
         else:
             figures.append((row, Figure(row.title, measured, row.bar, row.peer, beside, note)))
+            _say(table([figures[-1][1]]).splitlines()[-1])  # so that a run cut short has said what it knows
     return figures, missing
 
 
@@ -114,4 +116,5 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that every program started is ended
     sys.exit(main())
