@@ -24,10 +24,10 @@ async def _send_up_to_the_dot(postbus: Postbus, letter: Letter) -> socket.socket
     reader, writer = await asyncio.open_connection("127.0.0.1", postbus.port())
     writer.transport.set_write_buffer_limits(0)  # drain: until all is with the kernel
     rows = ["EHLO client.test", "MAIL FROM:<a@example.net>", *(f"RCPT TO:<{recipient}>" for recipient in letter.recipients), "DATA"]
+    await _reply(reader)
     for row in rows:
         writer.write(f"{row}\r\n".encode())
         await _reply(reader)
-    await _reply(reader)
     writer.write(letter.wire)
     await writer.drain()
     kept: socket.socket = writer.get_extra_info("socket").dup()
