@@ -95,7 +95,7 @@ def test_rooms_are_not_built_of_what_is_not_there(notebook: Path) -> None:
     """The sink is named."""
     settings = load(None, {"POSTBUS__SINKS": '{"stdout": {"kind": "notebook"}}', "POSTBUS__ROUTES__0__SINKS": "stdout"}).settings
     with pytest.raises(rooms.UnbuildableError, match=r"sinks\.stdout: postbus_notebook:make failed"):
-        rooms.build(settings)
+        rooms.build(settings, {})
 
 
 def test_a_kind_of_ours_is_no_plug_in() -> None:

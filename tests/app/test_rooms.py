@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from postbus.app import rooms
@@ -63,11 +65,25 @@ def test_a_sink_that_is_the_same_stays() -> None:
     """So do its connections; one whose settings differ is made anew, one that has gone is left out."""
     before = settings(SINKS__A='{"kind": "file"}', SINKS__B='{"kind": "file"}', SINKS__C='{"kind": "file"}')
     after = settings(SINKS__A='{"kind": "file"}', SINKS__B='{"kind": "file", "fsync": false}', SINKS__D='{"kind": "file"}')
-    old = rooms.build(before)
-    new = rooms.build(after, before, old.sinks)
+    old = rooms.build(before, rooms.marks(before))
+    new = rooms.build(after, rooms.marks(after), before, old)
     assert old.sinks["a"] is new.sinks["a"]
     assert old.sinks["b"] is not new.sinks["b"]
     assert {"stdout", "a", "b", "d"} == set(new.sinks)
+
+
+def test_a_sink_whose_secret_was_rotated_is_made_anew(tmp_path: Path) -> None:
+    """The settings are the same; what they refer to is not."""
+    secret = tmp_path / "secret"
+    secret.write_text("whsec_" + "QUFB" * 8)
+    said = settings(
+        SINKS=f'{{"hook": {{"kind": "webhook", "url": "https://x.example/", "signing_secrets": [{{"file": "{secret}"}}]}}}}',
+        ROUTES__0__SINKS="hook",
+    )
+    old = rooms.build(said, rooms.marks(said))
+    assert old.sinks["hook"] is rooms.build(said, rooms.marks(said), said, old).sinks["hook"]
+    secret.write_text("whsec_" + "QkJC" * 9)
+    assert old.sinks["hook"] is not rooms.build(said, rooms.marks(said), said, old).sinks["hook"]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +93,7 @@ def test_a_sink_that_is_the_same_stays() -> None:
 def test_whether_the_spool_is_needed(top: str, route: str | None, spool: bool, all_spool: bool) -> None:
     """A route's own word wins."""
     said = settings(ACCEPTANCE=top, **({"ROUTES__0__ACCEPTANCE": route} if route else {}))
-    assert (spool, all_spool) == (rooms.needs_spool(said), rooms.build(said).all_spool)
+    assert (spool, all_spool) == (rooms.needs_spool(said), rooms.build(said, {}).all_spool)
 
 
 def test_what_is_told_of_routes() -> None:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import ssl
 import time
 import traceback
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -30,7 +32,8 @@ from postbus.bridge.renderer import Renderer
 from postbus.bridge.spool import Spool, SpoolFault, SpoolRefused
 from postbus.config import ConfigurationError, Loaded, Settings, certificates, changes, check, load
 from postbus.server.listener import Listener
-from postbus.server.tls import TlsUnusable
+from postbus.server.settings import ListenerSettings
+from postbus.server.tls import TlsUnusable, server_context
 from postbus.sidecar.app import make_app
 from postbus.sidecar.pulse import Pulse
 from postbus.sidecar.server import BindError, Sidecar
@@ -42,6 +45,8 @@ from postbus.smtp.replies import Reply
 FLUSH_SHARE = 0.2
 """Of the drain's time this share is kept for sinks and spool; sessions have the rest."""
 SINK_STOP_S = 5.0
+LAST_STEP_S = 2.0
+"""What a step of the end gets beyond its share."""
 LIMITS_INTERVAL_S = 1.0
 
 SPOOL_UNHEALTHY = Reply(421, "Service not available, try again later", "4.3.2")
@@ -57,6 +62,19 @@ State = Literal["starting", "serving", "draining", "stopped"]
 
 class StartError(Exception):
     """Postbus cannot start; the text says what is in the way and what would help."""
+
+
+class ChangeRefusedError(Exception):
+    """A new configuration cannot be put into force; the text says why. Nothing has changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A new configuration, ready to be put into force: its rooms with sinks started, and a TLS context for each listener that has one."""
+
+    loaded: Loaded
+    rooms: rooms.Rooms
+    contexts: Mapping[str, ssl.SSLContext]
 
 
 class Process:
@@ -117,7 +135,7 @@ class Process:
         settings = self.settings
         try:
             await self._start_sidecar()
-            self.rooms = rooms.build(settings)
+            self.rooms = rooms.build(settings, await asyncio.to_thread(rooms.marks, settings))
             for sink in self.sinks.values():
                 await sink.start()
             await self._parser.start()
@@ -166,7 +184,7 @@ class Process:
         return {
             name: Listener(
                 handler,
-                said if said.hostname or settings.hostname is None else said.model_copy(update={"hostname": settings.hostname}),
+                self._named(said),
                 name=name,
                 spill_folder=spill,
                 gate=self._gate,
@@ -227,11 +245,11 @@ class Process:
             self.stop(f"{task.get_name()} died")
 
     async def _watch(self) -> None:
-        """Reload when the configuration's file or a certificate is another one; polled, since Kubernetes swaps mounted files by a link."""
-        seen = await asyncio.to_thread(self._fingerprint)
+        """Reload when the configuration, a certificate or a secret is another file; polled: Kubernetes swaps what it mounts."""
+        seen = await asyncio.to_thread(rooms.marks, self.settings, self.file)
         while True:
             await asyncio.sleep(self.settings.watch_interval_s or 3600.0)
-            now = await asyncio.to_thread(self._fingerprint)
+            now = await asyncio.to_thread(rooms.marks, self.settings, self.file)
             if now != seen and self.settings.watch_interval_s:
                 seen = now
                 await self.reload()
@@ -242,7 +260,7 @@ class Process:
             await asyncio.sleep(LIMITS_INTERVAL_S)
             known = self.rooms
             if known is not None and known.outdated():
-                self.rooms = rooms.routed(self.settings, known.sinks)
+                self.rooms = rooms.routed(self.settings, known.sinks, known.marks)
 
     def _look_at_certificates(self) -> None:
         """Tell when each listener's certificate ends. Blocks."""
@@ -251,20 +269,6 @@ class Process:
                 expires_s = certificates.look(listener.tls.certificate, listener.tls.key).expires_s
                 if expires_s is not None:
                     telemetry.certificate_expires(listener=name, expires_s=expires_s)
-
-    def _fingerprint(self) -> list[tuple[int, int, int] | None]:
-        """Return what tells one state of the watched files from another. Blocks."""
-        paths = [self.file] if self.file else []
-        for listener in self.settings.listeners.values():
-            paths += [path for path in (listener.tls.certificate, listener.tls.key, listener.tls.client_ca) if path]
-        found: list[tuple[int, int, int] | None] = []
-        for path in paths:
-            try:
-                stat = path.stat()
-                found.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
-            except OSError:
-                found.append(None)
-        return found
 
     # --- reload
 
@@ -287,17 +291,14 @@ class Process:
             errors = [str(finding) for finding in findings if finding.severity == "error"]
             if errors:
                 return self._refused(errors)
-            old = self.settings
             if rooms.needs_spool(loaded.settings) and self.spool is None:
                 return self._refused(["acceptance: a route needs the spool now, which opens at start only; restart postbus"])
-            changed, restart = changes(old, loaded.settings), rooms.needs_restart(self._started_with, loaded.settings)
             try:
-                await self._swap(loaded)
-            except rooms.UnbuildableError as error:
+                change = await self._prepare(loaded)
+            except ChangeRefusedError as error:
                 return self._refused([str(error)])
-            problems = self._reload_listeners()
-            if problems:
-                return self._refused(problems)
+            changed, restart = changes(self.settings, loaded.settings), rooms.needs_restart(self._started_with, loaded.settings)
+            self._swap(change)
             self.problems = ()
             await asyncio.to_thread(self._look_at_certificates)
             telemetry.reloaded(changed=", ".join(changed), needs_restart=", ".join(restart))
@@ -310,39 +311,64 @@ class Process:
             telemetry.reload_refused(problem=problem)
         return Reloaded(problems=problems)
 
-    async def _swap(self, loaded: Loaded) -> None:
-        """Put routes and sinks into force: new sinks are started before anything leads to them, old ones stopped after."""
-        old, before = self.settings, self.sinks
-        new = rooms.build(loaded.settings, old, before)
-        for name, sink in new.sinks.items():
-            if before.get(name) is not sink:
-                await sink.start()
-        self.loaded, self.rooms = loaded, new
+    async def _prepare(self, loaded: Loaded) -> Change:
+        """Build and start what *loaded* brings, beside what is in force.
+
+        Raises:
+            ChangeRefusedError: something of it cannot be used; nothing has changed.
+        """
+        before = self.sinks
+        began: list[Sink] = []
+        try:
+            contexts = await asyncio.to_thread(self._contexts, loaded.settings)
+            marks = await asyncio.to_thread(rooms.marks, loaded.settings)
+            new = rooms.build(loaded.settings, marks, self.settings, self.rooms)
+            for name, sink in new.sinks.items():
+                if before.get(name) is not sink:
+                    began.append(sink)
+                    await sink.start()
+        except (rooms.UnbuildableError, TlsUnusable) as error:
+            raise ChangeRefusedError(str(error)) from error
+        except Exception as error:
+            for sink in began:
+                await self._end(f"stop of sink {sink.name}", sink.stop(SINK_STOP_S), SINK_STOP_S)
+            telemetry.task_restarted(task="reload", error=repr(error), after_s=0.0, traceback=traceback.format_exc())
+            raise ChangeRefusedError(f"a part of it cannot be started: {type(error).__name__}; the log says more") from error
+        return Change(loaded, new, contexts)
+
+    def _contexts(self, settings: Settings) -> dict[str, ssl.SSLContext]:
+        """Return the TLS context of each listener that has one, from its files as they are now. Blocks."""
+        contexts = {}
+        for name, said in settings.listeners.items():
+            tls = said.tls
+            if tls.mode != "none" and tls.certificate is not None:
+                try:
+                    contexts[name] = server_context(tls.certificate, tls.key, tls.client_ca)
+                except TlsUnusable as error:
+                    raise TlsUnusable(f"listeners.{name}.tls: {error}") from error
+        return contexts
+
+    def _swap(self, change: Change) -> None:
+        """Put *change* into force. Nothing in here can fail or wait, so nobody sees half of it."""
+        old, before, settings = self.settings, self.sinks, change.loaded.settings
+        self.loaded, self.rooms = change.loaded, change.rooms
         if self.dispatcher is not None:
-            self.dispatcher.replace(new.sinks, loaded.settings.retry)
-        said = loaded.settings.telemetry
+            self.dispatcher.replace(change.rooms.sinks, settings.retry)
+        for name, listener in self.listeners.items():
+            if name in settings.listeners:
+                listener.reconfigure(self._named(settings.listeners[name]), tls_context=change.contexts.get(name))
+        said = settings.telemetry
         if said != old.telemetry:
             telemetry.configure(level=said.log_level, log_format=said.log_format, addresses=said.log_addresses)
         for name, sink in before.items():
-            if new.sinks.get(name) is not sink:
-                self._spawn(sink.stop(SINK_STOP_S), f"stop of sink {name}")
+            if change.rooms.sinks.get(name) is not sink:
+                self._spawn(self._end(f"stop of sink {name}", sink.stop(SINK_STOP_S), 2 * SINK_STOP_S), f"stop of sink {name}")
 
-    def _reload_listeners(self) -> list[str]:
-        """Give listeners their new limits and certificates, which are read again in any case."""
-        problems = []
-        for name, listener in self.listeners.items():
-            said = self.settings.listeners.get(name)
-            if said is None:
-                continue
-            try:
-                listener.reconfigure(
-                    said
-                    if said.hostname or self.settings.hostname is None
-                    else said.model_copy(update={"hostname": self.settings.hostname})
-                )
-            except TlsUnusable as error:
-                problems.append(f"listeners.{name}.tls: {error}")
-        return problems
+    def _named(self, said: ListenerSettings) -> ListenerSettings:
+        """Return a listener's settings with the name it says: its own, else the process's, else the machine's."""
+        if said.hostname is not None or self.settings.hostname is None:
+            return said
+        return said.model_copy(update={"hostname": self.settings.hostname})
 
     # --- the end
 
@@ -387,21 +413,32 @@ class Process:
         telemetry.app_stopped(seconds=time.monotonic() - self._draining_s, in_time=in_time, left_in_spool=left)
 
     async def _close(self, within_s: float) -> None:
-        """End deliveries, sinks, parser and spool, in this order."""
+        """End deliveries, sinks, parser and spool, in this order, each within its share; whatever one does, the next one is ended too."""
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for listener in self.listeners.values():
-            await listener.close()
-        await self._courier.drain(within_s / 3)
+        for name, listener in self.listeners.items():
+            await self._end(f"listener {name}", listener.close(), LAST_STEP_S)
+        await self._end("hold", self._courier.drain(within_s / 3), within_s / 3 + LAST_STEP_S)
         if self.dispatcher is not None:
-            await self.dispatcher.drain(within_s / 3)
-        await asyncio.gather(*(sink.stop(max(0.5, within_s / 4)) for sink in self.sinks.values()))
-        await self._parser.stop()
+            await self._end("dispatcher", self.dispatcher.drain(within_s / 3), within_s / 3 + LAST_STEP_S)
+        stop_s = max(0.5, within_s / 4)
+        await asyncio.gather(*(self._end(f"sink {name}", sink.stop(stop_s), stop_s + LAST_STEP_S) for name, sink in self.sinks.items()))
+        await self._end("parser", self._parser.stop(), LAST_STEP_S)
         if self.spool is not None:
-            await self.spool.close()
+            await self._end("spool", self.spool.close(), within_s / 4 + LAST_STEP_S)
         if self._temporary is not None:
             await asyncio.to_thread(self._temporary.cleanup)
+
+    async def _end(self, what: str, work: Awaitable[object], within_s: float) -> None:
+        """Await one step of an end; one that fails or hangs is told, and that is all: what matters is in the spool."""
+        try:
+            async with asyncio.timeout(within_s):
+                await work
+        except TimeoutError:
+            telemetry.end_failed(what=what, why=f"not ended within {within_s:.1f} s", traceback=None)
+        except Exception as error:  # noqa: BLE001 - the top of a step: the others must still be ended
+            telemetry.end_failed(what=what, why=repr(error), traceback=traceback.format_exc())
 
     async def abandon(self) -> None:
         """Undo a start that failed half-way."""

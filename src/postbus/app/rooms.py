@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel
 
 from postbus.bridge.routing import Router
 from postbus.config import Settings, changes
 from postbus.sinks import Sink
 from postbus.sinks.registry import SinkUnusableError, make
+from postbus.sinks.settings import ClientTls, Secret
+
+Mark = tuple[int, int, int] | None
+"""A file's inode, size and time of change; ``None`` where it cannot be seen."""
+Marks = Mapping[str, tuple[Mark, ...]]
 
 
 class UnbuildableError(Exception):
@@ -24,6 +32,7 @@ class Rooms:
         size_octets: the largest message some route takes; ``None``: any.
         all_spool: every route promises the spool.
         carried: the largest event of each sink, as the router was told.
+        marks: what the files that sinks refer to were like when they were made.
     """
 
     sinks: Mapping[str, Sink]
@@ -31,35 +40,71 @@ class Rooms:
     size_octets: int | None
     all_spool: bool
     carried: Mapping[str, int]
+    marks: Marks
 
     def outdated(self) -> bool:
         """Return whether a sink carries other sizes now than the router knows."""
         return any(sink.event_max_octets != self.carried[name] for name, sink in self.sinks.items())
 
 
-def build(settings: Settings, old: Settings | None = None, sinks: Mapping[str, Sink] | None = None) -> Rooms:
-    """Return the rooms of *settings*; of *old*'s *sinks*, those whose settings are the same are used again.
+def marks(settings: Settings, file: Path | None = None) -> Marks:
+    """Return what tells one state of the referred files from another, by what refers to them; *file* is the configuration. Blocks."""
+    found = {f"sinks.{name}": tuple(map(_mark, _referred(said))) for name, said in settings.sinks.items()}
+    for name, listener in settings.listeners.items():
+        tls = listener.tls
+        found[f"listeners.{name}"] = tuple(_mark(path) for path in (tls.certificate, tls.key, tls.client_ca) if path is not None)
+    return {**found, "file": (_mark(file),)} if file is not None else found
+
+
+def _mark(path: Path) -> Mark:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _referred(said: object) -> Iterator[Path]:
+    """Yield the files of secrets and of TLS that *said* refers to, however deep."""
+    match said:
+        case Secret() | ClientTls():
+            yield from (value for _, value in said if isinstance(value, Path))
+        case BaseModel():
+            for _, value in said:
+                yield from _referred(value)
+        case Mapping():
+            for value in said.values():
+                yield from _referred(value)
+        case list() | tuple():
+            for value in said:
+                yield from _referred(value)
+
+
+def build(settings: Settings, now: Marks, old: Settings | None = None, rooms: Rooms | None = None) -> Rooms:
+    """Return the rooms of *settings*; sinks of *rooms* whose settings (in *old*) and files (*now*) are the same are used again.
 
     Raises:
         UnbuildableError: nothing has been started or changed.
     """
-    known = sinks or {}
     chosen: dict[str, Sink] = {}
     for name, said in settings.sinks.items():
+        key = f"sinks.{name}"
         try:
-            same = old is not None and name in known and old.sinks.get(name) == said
-            chosen[name] = known[name] if same else make(name, said)
+            if old is not None and rooms is not None and old.sinks.get(name) == said and rooms.marks.get(key) == now.get(key):
+                chosen[name] = rooms.sinks[name]
+            else:
+                chosen[name] = make(name, said)
         except SinkUnusableError as error:
             raise UnbuildableError(f"sinks.{name}: {error}") from error
-    return routed(settings, chosen)
+    return routed(settings, chosen, now)
 
 
-def routed(settings: Settings, sinks: Mapping[str, Sink]) -> Rooms:
+def routed(settings: Settings, sinks: Mapping[str, Sink], now: Marks) -> Rooms:
     """Return the rooms over *sinks* as they are now."""
     router = Router(settings.routes, sinks, settings.acceptance)
     promises = {route.acceptance or settings.acceptance for route in settings.routes}
     carried = {name: sink.event_max_octets for name, sink in sinks.items()}
-    return Rooms(sinks, router, router.message_max_octets, promises == {"spool"}, carried)
+    return Rooms(sinks, router, router.message_max_octets, promises == {"spool"}, carried, now)
 
 
 def needs_spool(settings: Settings) -> bool:

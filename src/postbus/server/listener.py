@@ -188,13 +188,15 @@ class Listener:
             self.roster.tls_context = context
         telemetry.tls_reloaded(listener=self.name, outcome="done", error=None)
 
-    def reconfigure(self, settings: ListenerSettings) -> None:
+    def reconfigure(self, settings: ListenerSettings, *, tls_context: ssl.SSLContext | None = None) -> None:
         """Grant what *settings* say to connections from now on: limits, timers, offers, certificates. What was bound stays as it is.
+
+        With a *tls_context* (made of *settings*' files) nothing is read and nothing can fail.
 
         Raises:
             TlsUnusable: the certificate's files cannot be used; nothing has changed.
         """
-        self.reload(settings.tls)
+        self.reload(settings.tls, tls_context=tls_context)
         bound = {name: getattr(self.settings, name) for name in ("address", "protocol", "backlog", "socket_mode")}
         self.settings = settings.model_copy(update=bound)
         if self.roster is not None:

@@ -123,6 +123,11 @@ def app_stopped(*, seconds: float, in_time: bool, left_in_spool: int) -> None:
     _log("info" if in_time else "warning", "app.stopped", seconds=round(seconds, 3), in_time=in_time, left_in_spool=left_in_spool)
 
 
+def end_failed(*, what: str, why: str, traceback: str | None) -> None:
+    """A part of the process did not end as it should; it was left behind, and the end goes on."""
+    _log("error", "end.failed", what=what, why=why, traceback=traceback)
+
+
 def reloaded(*, changed: str, needs_restart: str) -> None:
     """A new configuration is in force, but for what *needs_restart*."""
     _count("postbus_reloads_total", "done")
