@@ -231,13 +231,17 @@ class PublishingHandler:
         now_ms = self._now_ms()
         mail_from = "" if envelope.mail_from in {None, NULL_SENDER} else str(envelope.mail_from)
         sha256 = body.sha256()
+        count = len(matches)
+        event_ids = [ids.uuid7(now_ms, random) for random in _parted(self._random(ids.RANDOM_OCTETS * (count + 1)))]
         recipients = tuple(
-            self._recipient(now_ms, mail_from, sha256, index, address, match, params)
-            for index, (address, match, params) in enumerate(zip(envelope.rcpt_tos, matches, envelope.rcpt_params, strict=True))
+            [
+                _recipient(event_ids[index], mail_from, sha256, index, address, match, params)
+                for index, address, match, params in zip(range(count), envelope.rcpt_tos, matches, envelope.rcpt_params, strict=True)
+            ]
         )
         tls = session.tls
         return Mail(
-            id=ids.uuid7(now_ms, self._random(ids.RANDOM_OCTETS)),
+            id=event_ids[-1],
             source=self._terms.source,
             received_ms=now_ms,
             listener=session.listener,
@@ -255,27 +259,33 @@ class PublishingHandler:
             traceparent=traceparent,
         )
 
-    def _recipient(
-        self, now_ms: int, mail_from: str, sha256: str, index: int, address: str, match: Match, params: dict[str, str | None]
-    ) -> Recipient:
-        normalized = ids.normalize(address)
-        return Recipient(
-            event_id=ids.uuid7(now_ms, self._random(ids.RANDOM_OCTETS)),
-            address=address,
-            normalized=normalized,
-            index=index,
-            params=params,
-            route=match.route,
-            pattern=match.pattern,
-            tag=match.tag,
-            captures=match.captures,
-            mode=match.mode,
-            sinks=match.sinks,
-            best_effort=match.best_effort,
-            event_max_octets=match.event_max_octets,
-            partition_key=ids.partition_key(normalized),
-            dedupe_key=ids.dedupe_key(mail_from, normalized, sha256),
-        )
+
+def _parted(random: bytes) -> list[bytes]:
+    """Return *random* octets, asked of the system at once, as the share of each id."""
+    return [random[start : start + ids.RANDOM_OCTETS] for start in range(0, len(random), ids.RANDOM_OCTETS)]
+
+
+def _recipient(
+    event_id: str, mail_from: str, sha256: str, index: int, address: str, match: Match, params: dict[str, str | None]
+) -> Recipient:
+    normalized = ids.normalize(address)
+    return Recipient(
+        event_id=event_id,
+        address=address,
+        normalized=normalized,
+        index=index,
+        params=params,
+        route=match.route,
+        pattern=match.pattern,
+        tag=match.tag,
+        captures=match.captures,
+        mode=match.mode,
+        sinks=match.sinks,
+        best_effort=match.best_effort,
+        event_max_octets=match.event_max_octets,
+        partition_key=ids.partition_key(normalized),
+        dedupe_key=ids.dedupe_key(mail_from, normalized, sha256),
+    )
 
 
 def _share_a_reply(first: Match, match: Match, declared_octets: int | None) -> bool:

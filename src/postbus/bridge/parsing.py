@@ -60,18 +60,22 @@ class Parser:
         Raises:
             FileNotFoundError: the file is gone.
         """
+        small = octets if isinstance(octets, bytes) and len(octets) <= mime.SIMPLE_MAX_OCTETS else None
+        found = None if small is None else self.parse_here(small, inline_max_octets=inline_max_octets)
+        if found is not None:
+            return found
         started = perf_counter()
-        place = "process"
-        verdict = mime.guard(octets) if isinstance(octets, bytes) and len(octets) <= mime.SIMPLE_MAX_OCTETS else _APART
-        if verdict.way == "simple" and isinstance(octets, bytes):
-            found = mime.parse(octets, inline_max_octets=inline_max_octets)
-        elif verdict.way == "raw":
-            place, found = "none", parsed.unreadable(*verdict.defects)
-        else:
-            place, found = "worker", await self._parse_apart(octets, inline_max_octets)
-        outcome = "parsed" if found.readable else found.defects[0].code
-        telemetry.mail_parsed(place=place, outcome=outcome, seconds=perf_counter() - started)
-        return found
+        verdict = _APART if small is None else mime.guard(small)
+        if verdict.way == "raw":
+            return _told("none", parsed.unreadable(*verdict.defects), started)
+        return _told("worker", await self._parse_apart(octets, inline_max_octets), started)
+
+    def parse_here(self, octets: bytes, *, inline_max_octets: int) -> Parsed | None:
+        """Return a small plain message taken apart, without waiting; ``None``: it is none, ask ``parse``."""
+        started = perf_counter()
+        if len(octets) > mime.SIMPLE_MAX_OCTETS or mime.guard(octets).way != "simple":
+            return None
+        return _told("process", mime.parse(octets, inline_max_octets=inline_max_octets), started)
 
     async def _parse_apart(self, body: bytes | Path, inline_max_octets: int) -> Parsed:
         async with self._free:
@@ -141,6 +145,13 @@ class Parser:
         self._idle.clear()
         while self._workers:
             await self._workers.pop().end()
+
+
+def _told(place: str, found: Parsed, started: float) -> Parsed:
+    """Count *found*, and return it."""
+    outcome = "parsed" if found.readable else found.defects[0].code
+    telemetry.mail_parsed(place=place, outcome=outcome, seconds=perf_counter() - started)
+    return found
 
 
 class _EndedError(Exception):

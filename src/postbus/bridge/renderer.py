@@ -20,6 +20,9 @@ Read = Callable[[], Awaitable[bytes]]
 class Parser(Protocol):
     """Takes a message apart within bounds (``bridge.parsing``)."""
 
+    def parse_here(self, octets: bytes, *, inline_max_octets: int) -> Parsed | None:
+        """Return a small plain message taken apart, without waiting; ``None``: it is none, ask ``parse``."""
+
     async def parse(self, octets: bytes | Path, *, inline_max_octets: int) -> Parsed:
         """Return what could be taken apart; never raises for what a message says."""
 
@@ -53,7 +56,7 @@ class Rendering:
         if event is not None:
             return event
         record = self.mail.recipients[recipient]
-        parsed = (self._parsed or await self._parse()) if needs_parse(record.mode) else None
+        parsed = (self._parsed or self._parse_here() or await self._parse()) if needs_parse(record.mode) else None
         octets = self._body if isinstance(self._body, bytes) else b""
         if not octets and needs_octets(record.mode, parsed):
             octets = await self._load()
@@ -62,12 +65,22 @@ class Rendering:
             event = self._events[key] = render(self.mail, record, octets, parsed, as_octets=as_octets)
         return event
 
+    def _parse_here(self) -> Parsed | None:
+        """Parse without waiting, as most mail can be."""
+        if isinstance(self._body, bytes):
+            self._parsed = self._parser.parse_here(self._body, inline_max_octets=self._room_octets)
+        return self._parsed
+
     async def _parse(self) -> Parsed:
         async with self._one_at_a_time:
             if self._parsed is None:
-                room = max(recipient.event_max_octets for recipient in self.mail.recipients)
-                self._parsed = await self._parser.parse(self._body, inline_max_octets=room)
+                self._parsed = await self._parser.parse(self._body, inline_max_octets=self._room_octets)
         return self._parsed
+
+    @property
+    def _room_octets(self) -> int:
+        """The largest event any recipient's sinks carry."""
+        return max([recipient.event_max_octets for recipient in self.mail.recipients])
 
     async def _load(self) -> bytes:
         async with self._one_at_a_time:

@@ -12,6 +12,8 @@ _MEDIA_TYPE = re.compile(r"[!#$&-.0-9A-Z^_a-z{}~+]{1,127}/[!#$&-.0-9A-Z^_a-z{}~+
 
 def media_type(text: str) -> str:
     """Return a media type in lower case; what is none counts as ``text/plain`` (RFC 2045 s5.2)."""
+    if not text:
+        return "text/plain"
     return text.lower() if _MEDIA_TYPE.fullmatch(text) else "text/plain"
 
 
@@ -21,8 +23,8 @@ _ONCE = frozenset(("date", "from", "sender", "reply-to", "to", "cc", "message-id
 def positions(fields: headers.Fields, defects: list[Defect]) -> dict[str, int]:
     """Return where each field stands first, by lower-case name. *defects* is added to where one stands twice that may not."""
     first: dict[str, int] = {}
-    for position, (name, *_) in enumerate(fields.headers):
-        key = name.lower()
+    for position, header in enumerate(fields.headers):
+        key = header.name.lower()
         if key not in first:
             first[key] = position
         elif key in _ONCE:
@@ -56,8 +58,8 @@ def read(fields: headers.Fields, first: dict[str, int], defects: list[Defect]) -
         reply_to=reader.addresses("reply-to"),
         to=reader.addresses("to"),
         cc=reader.addresses("cc"),
-        in_reply_to=headers.message_ids(reader.text("in-reply-to") or ""),
-        references=headers.message_ids(reader.text("references") or ""),
+        in_reply_to=reader.message_ids("in-reply-to"),
+        references=reader.message_ids("references"),
         list_id=reader.list_id(),
         auto_submitted=auto_submitted.partition(";")[0].strip().lower() if auto_submitted else None,
         is_report=content_type.value == "multipart/report" and content_type.parameters.get("report-type", "").lower() == "delivery-status",
@@ -70,9 +72,8 @@ def _is_auto_reply(auto_submitted: str | None, reader: _FactReader) -> bool:
     """Return whether a program answered (RFC 3834 s5), by its own word or by the headers programs used before there was one."""
     if auto_submitted and auto_submitted.lower().startswith("auto-replied"):
         return True
-    return (
-        any(name in reader.first for name in ("x-autoreply", "x-autorespond")) or (reader.text("precedence") or "").lower() == "auto_reply"
-    )
+    first = reader.first
+    return "x-autoreply" in first or "x-autorespond" in first or (reader.text("precedence") or "").lower() == "auto_reply"
 
 
 class _FactReader:
@@ -107,6 +108,11 @@ class _FactReader:
         """Return the message id with its brackets, or the value as it is when it has none."""
         text = self.text("message-id")
         return next(iter(headers.message_ids(text)), text) if text else None
+
+    def message_ids(self, name: str) -> tuple[str, ...]:
+        """Return the message ids of a field that holds several."""
+        text = self.text(name)
+        return headers.message_ids(text) if text else ()
 
     def list_id(self) -> str | None:
         """Return what stands between the angle brackets of List-Id (RFC 2919 s2), or the value when it has none."""

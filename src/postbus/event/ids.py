@@ -13,6 +13,7 @@ RANDOM_OCTETS = 10
 """How much randomness an id takes."""
 
 _TIME_BITS_MS = (1 << 48) - 1
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}  # the two highest bits are 10
 _NEEDLESSLY_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _DOT_STRING = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+)*")
 _ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
@@ -25,12 +26,9 @@ def uuid7(now_ms: int, random: bytes) -> str:
         now_ms: milliseconds since the Unix epoch; only its low 48 bits are kept.
         random: at least RANDOM_OCTETS octets from a good source; six bits of them give way to version and variant.
     """
-    tail = int.from_bytes(random[:RANDOM_OCTETS], "big")
-    number = (now_ms & _TIME_BITS_MS) << 80 | tail
-    number = number & ~(0xF << 76) | 7 << 76
-    number = number & ~(0x3 << 62) | 2 << 62
-    text = f"{number:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    time = f"{now_ms & _TIME_BITS_MS:012x}"
+    tail = random[:RANDOM_OCTETS].hex()
+    return f"{time[:8]}-{time[8:]}-7{tail[1:4]}-{_VARIANT[tail[4]]}{tail[5:8]}-{tail[8:]}"
 
 
 def normalize(address: str) -> str:

@@ -40,6 +40,7 @@ POLL_S = 0.2
 FILE_MODE = 0o600
 REPAIR_READ_OCTETS = 64 * 1024
 """The end of a torn file is searched for its last LF in steps of this."""
+_WRITTEN = Sent()
 
 
 class StalledError(OSError):
@@ -109,7 +110,7 @@ class FileSink:
         if error is not None:
             return self._failure(f"not written: {error.strerror or error}", error)
         self._trouble = None
-        return Sent()
+        return _WRITTEN
 
     async def stop(self, timeout_s: float) -> None:
         """Write what waits, at most *timeout_s*, and close."""

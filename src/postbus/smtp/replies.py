@@ -46,11 +46,12 @@ class Reply:
         if self.code == 421:
             object.__setattr__(self, "close", True)
         lines = self.lines
-        if any(_UNSAFE.search(line) for line in lines):
+        if _UNSAFE.search("".join(lines)):
             msg = f"a reply line may not hold control characters: {self.text!r}"
             raise ValueError(msg)
         head = f"{self.enhanced} " if self.enhanced else ""
-        wire = "".join(f"{self.code}-{head}{line}\r\n" for line in lines[:-1]) + f"{self.code} {head}{lines[-1]}\r\n"
+        before = "".join([f"{self.code}-{head}{line}\r\n" for line in lines[:-1]])
+        wire = f"{before}{self.code} {head}{lines[-1]}\r\n"
         object.__setattr__(self, "wire", wire.encode("utf-8", "replace"))
 
     @property

@@ -73,8 +73,9 @@ _HIDDEN: Mapping[Addresses, Callable[[str], str]] = {
 
 def encode_json(time_text: str, level: str, event: str, keys: Mapping[str, object]) -> bytes:
     """Return one line of JSON; keys whose value is ``None`` are left out. A traceback becomes a list of lines."""
-    record: dict[str, object] = {"ts": time_text, "level": level, "event": event}
-    record.update({key: value for key, value in keys.items() if value is not None})
+    record: dict[str, object] = {"ts": time_text, "level": level, "event": event, **keys}
+    if None in keys.values():
+        record = {key: value for key, value in record.items() if value is not None}
     if TRACEBACK in record:
         return _encode_carefully(record)
     try:
