@@ -56,6 +56,7 @@ class Dialog(Content):
         "_partial",
         "_pushed",
         "_raw",
+        "_said",
         "data_size_limit",
         "hostname",
         "require_starttls",
@@ -72,6 +73,7 @@ class Dialog(Content):
     _raw: bool
     _answered: bool
     _pushed: Reply | None
+    _said: list[Reply] | None
     _partial: str
 
     # --- the life of a session

@@ -26,6 +26,9 @@ class _Missing(Enum):
 MISSING: Final = _Missing.MISSING
 """What ``_call_handler_hook`` returns when the handler has no such hook."""
 
+THROUGH_SERVER = ("HELO", "EHLO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT", "VRFY")
+"""The hooks aiosmtpd asks by ``_call_handler_hook``."""
+
 OUTCOMES = frozenset({2, 4, 5})  # first digits a hook may answer with
 
 
@@ -35,6 +38,8 @@ class Misanswered(Exception):  # noqa: N818 - named for what happened
 
 class Hooks:
     """The hooks of one handler; an absent one is None.
+
+    *by_server*: the server class overrides ``_call_handler_hook``; then the hooks of ``THROUGH_SERVER`` are asked by way of it.
 
     Attributes:
         handler: the object they belong to.
@@ -63,7 +68,7 @@ class Hooks:
         "vrfy",
     )
 
-    def __init__(self, handler: Any) -> None:
+    def __init__(self, handler: Any, *, by_server: bool = False) -> None:
         self.handler = handler
         found: dict[str, Hook] = {
             name.removeprefix("handle_"): getattr(handler, name) for name in dir(handler) if name.startswith("handle_")
@@ -71,22 +76,28 @@ class Hooks:
         if "DATA" not in found and hasattr(handler, "process_message"):
             found["DATA"] = _from_process_message(handler.process_message)
         self.by_name = found
+        asked = {**found, **{name: _through_server(name) for name in THROUGH_SERVER}} if by_server else found
         self.connect = found.get("CONNECT")
         self.disconnect = found.get("DISCONNECT")
-        self.helo = found.get("HELO")
-        self.ehlo = found.get("EHLO")
-        self.mail = found.get("MAIL")
-        self.rcpt = found.get("RCPT")
-        self.data = found.get("DATA")
-        self.rset = found.get("RSET")
-        self.noop = found.get("NOOP")
-        self.quit = found.get("QUIT")
-        self.vrfy = found.get("VRFY")
+        self.helo = asked.get("HELO")
+        self.ehlo = asked.get("EHLO")
+        self.mail = asked.get("MAIL")
+        self.rcpt = asked.get("RCPT")
+        self.data = asked.get("DATA")
+        self.rset = asked.get("RSET")
+        self.noop = asked.get("NOOP")
+        self.quit = asked.get("QUIT")
+        self.vrfy = asked.get("VRFY")
         self.expn = found.get("EXPN")
         self.help = found.get("HELP")
         self.starttls = found.get("STARTTLS")
         self.exception = found.get("exception")
-        self.ehlo_has_responses = self.ehlo is not None and _takes_responses(self.ehlo)
+        self.ehlo_has_responses = "EHLO" in found and _takes_responses(found["EHLO"])
+
+
+def _through_server(name: str) -> Hook:
+    """Return a hook that has the server ask the handler's."""
+    return lambda server, _session, _envelope, *args: server._call_handler_hook(name, *args)  # noqa: SLF001 - subclasses override it
 
 
 def _takes_responses(hook: Hook) -> bool:

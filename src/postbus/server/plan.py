@@ -50,17 +50,20 @@ class Plan:
         raw_verbs: the same names, as the engine takes them.
         offer: for connections as they begin.
         banner: greeting of the usual kind.
+        pushes, checks_helo: ``push`` or ``check_helo_needed`` is overridden: every verb is raw, to go through it.
         explains: somebody overrides ``handle_exception`` or hooks it.
     """
 
-    __slots__ = ("banner", "explains", "hooks", "key", "methods", "offer", "raw_verbs")
+    __slots__ = ("banner", "checks_helo", "explains", "hooks", "key", "methods", "offer", "pushes", "raw_verbs")
 
     def __init__(self, server: Dialog, roster: Roster) -> None:
         self.key = key_of(server, roster)
-        self.hooks = Hooks(server.event_handler)
         smtp_class = type(server)
+        self.hooks = Hooks(server.event_handler, by_server=not is_stock(smtp_class, "_call_handler_hook"))
+        self.pushes = not is_stock(smtp_class, "push")
+        self.checks_helo = not is_stock(smtp_class, "check_helo_needed")
         methods = {name.removeprefix("smtp_").upper(): name for name in dir(smtp_class) if name.startswith("smtp_")}
-        if all(is_stock(smtp_class, name) for name in STEPS):
+        if not (self.pushes or self.checks_helo):
             methods = {verb: name for verb, name in methods.items() if not is_stock(smtp_class, name)}
         self.methods = methods
         self.raw_verbs = frozenset(methods)
@@ -87,10 +90,6 @@ STOCK_MODULES = frozenset(f"postbus.server.{name}" for name in ("asking", "conte
 def is_stock(smtp_class: type, name: str) -> bool:
     """Return whether method *name* of *smtp_class* is as we wrote it."""
     return getattr(smtp_class, name).__module__ in STOCK_MODULES
-
-
-STEPS = ("push", "check_helo_needed", "_call_handler_hook")
-"""Methods that every ``smtp_<VERB>`` goes through: overriding one makes all verbs raw."""
 
 
 def banner_text(server: Dialog) -> str:

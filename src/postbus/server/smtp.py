@@ -13,6 +13,7 @@ import asyncio
 import inspect
 import socket
 import ssl
+from dataclasses import replace
 from functools import cache
 from typing import Any, cast
 
@@ -21,12 +22,14 @@ from postbus.server.connection import UPGRADE
 from postbus.server.dialog import Dialog
 from postbus.server.envelope import Envelope
 from postbus.server.hooks import MISSING
+from postbus.server.outcome import Answer
 from postbus.server.plan import Plan, syntax
 from postbus.server.session import Session
 from postbus.smtp.events import EndOfMessage, StartTls
 from postbus.smtp.replies import Reply
 
 DATA_SIZE_DEFAULT = 2**25
+NEEDS_HELO = frozenset({"MAIL", "RCPT", "DATA", "VRFY"})  # as in aiosmtpd
 
 
 @cache
@@ -99,6 +102,7 @@ class SMTP(Dialog):
         self._raw = False
         self._answered = False
         self._pushed: Reply | None = None
+        self._said: list[Reply] | None = None
         self._partial = ""
         self._began_at = 0.0
         self._greeted = False
@@ -116,6 +120,9 @@ class SMTP(Dialog):
     async def push(self, status: str | bytes | Reply) -> None:
         """Send a status line; the last one pushed by an ``smtp_<VERB>`` method answers the command.
 
+        An override sees, as text, the answer to every command that has a method, but for the banner, lines too long or too strange to
+        have one, and 451 for its own exception.
+
         Raises:
             ValueError: *status* is no reply line.
         """
@@ -123,6 +130,9 @@ class SMTP(Dialog):
         if reply is None:
             return
         if self._unheard:
+            return
+        if self._said is not None:
+            self._said.append(reply)
             return
         if self._raw and not self._answered:
             reply, self._pushed = self._pushed, reply
@@ -159,10 +169,12 @@ class SMTP(Dialog):
         """Do what the verb does by default; every ``smtp_<VERB>`` method here is this."""
         if self._unheard:
             return
+        if self._plan.checks_helo and verb in NEEDS_HELO and await self.check_helo_needed("LHLO" if self.lmtp else "HELO"):
+            return
         shift = self._shift
         event = self.engine.interpret(verb, arg or None)
         if isinstance(event, Reply):
-            await self.push(event)
+            await self.push(str(event))
             return
         await self._conclude(event, shift)
         if self.engine.in_content:
@@ -182,11 +194,28 @@ class SMTP(Dialog):
         if pushed is not None:
             self.engine.push(pushed)
         if isinstance(answer, Reply | tuple):
+            if self._plan.pushes:
+                answer = await self._pushed_through(answer)
             self._answered = True
             self.engine.answer(answer)
         elif answer is None:
             self._answered = True
         self.flush()
+
+    async def _pushed_through(self, answer: Answer) -> Answer:
+        """Return *answer* as an overridden ``push`` passes it on; one that passes on nothing cannot leave the peer without an answer."""
+        each = answer if isinstance(answer, tuple) else (answer,)
+        said: list[Reply] = []
+        self._said = said
+        try:
+            for reply in each:
+                await self.push(str(reply))
+        finally:
+            self._said = None
+        if len(said) != len(each):
+            return answer
+        kept = tuple(replace(new, close=new.close or old.close) for new, old in zip(said, each, strict=True))
+        return kept if isinstance(answer, tuple) else kept[0]
 
     @syntax("HELO hostname")
     async def smtp_HELO(self, hostname: str | None) -> None:
