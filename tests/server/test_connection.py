@@ -396,3 +396,72 @@ def test_an_overridden_data_answers_each_lmtp_recipient(answer: Any, run: Run) -
             assert await wire.talk("NOOP") == ["250"]
 
     run(scenario())
+
+
+class Late(SMTP):
+    """Overrides what waits for content, and what comes before it."""
+
+    async def smtp_RCPT(self, arg: str | None) -> None:
+        """As before."""
+        await super().smtp_RCPT(arg)
+
+    async def smtp_DATA(self, arg: str | None) -> None:
+        """As before."""
+        await super().smtp_DATA(arg)
+
+
+class StuckOnce(Stuck):
+    """Is stuck at the first RCPT only."""
+
+    async def handle_RCPT(self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]) -> str:
+        """Wait for release, once."""
+        self.done += 1
+        if self.done == 1:
+            await self.release.wait()
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+
+def test_a_method_that_comes_too_late_takes_no_content(run: Run) -> None:
+    """An RCPT that was answered for its method ends while another transaction's content arrives."""
+
+    async def scenario() -> None:
+        clock, handler = ManualClock(), StuckOnce()
+        async with listening(handler, settings(), clock=clock, smtp_class=Late) as listener, Wire.to(listener) as wire:
+            roster = roster_of(listener)
+            (server,) = roster.connections
+            assert await wire.talk("EHLO x", "MAIL FROM:<a@x>") == ["250", "250"]
+            wire.send("RCPT TO:<late@x>\r\n")
+            await until(lambda: server.busy and handler.done == 1)
+            clock.now += 31
+            roster.sweep.tick()
+            assert (await wire.reply())[:3] == "451"
+            assert await wire.talk("RCPT TO:<b@x>", "DATA") == ["250", "354"]
+            handler.release.set()
+            await until(lambda: not roster.work)
+            assert await sent(wire) == "250 OK"
+
+    run(scenario())
+
+
+def test_a_reset_that_nobody_has_noticed_yet_does_not_stop_the_sweep(run: Run) -> None:
+    """The last word to a peer that is gone fails by itself, and the next peer's deadline is looked at."""
+
+    async def scenario() -> None:
+        clock = ManualClock()
+        async with listening(Box(), settings(), clock=clock) as listener:
+            wires = []
+            for _ in range(3):
+                reader, writer = await asyncio.open_connection(*listener.addresses[0].rsplit(":", 1))
+                wires.append(Wire(reader, writer))
+                assert (await wires[-1].reply())[:3] == "220"
+            for server in roster_of(listener).connections:
+                server.pause(1)  # so that the loop does not look
+            for wire in wires:
+                wire.reset()
+            await asyncio.sleep(0.01)
+            clock.now += 301
+            roster_of(listener).sweep.tick()
+            await until(lambda: listener.sessions == 0)
+
+    run(scenario())

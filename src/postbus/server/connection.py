@@ -399,12 +399,15 @@ class Connection(Timed, asyncio.Protocol):
 
     def lapsed(self, lapse: Lapse) -> None:
         """The sweep found that a deadline has passed."""
-        if lapse is Lapse.LINGER:
-            self.abort(self.reason)
-        elif lapse is Lapse.ANSWER:
-            self._answer_late()
-        else:
-            self.refuse(TIMED_OUT, "timeout")
+        try:
+            if lapse is Lapse.LINGER:
+                self.abort(self.reason)
+            elif lapse is Lapse.ANSWER:
+                self._answer_late()
+            else:
+                self.refuse(TIMED_OUT, "timeout")
+        except Exception as error:  # noqa: BLE001 - a mistake of ours ends this session, and the sweep goes on to the next
+            self.failed(error)
 
     def _answer_late(self) -> None:
         """Answer for a hook that takes too long; it goes on, but for itself."""
@@ -461,10 +464,13 @@ class Connection(Timed, asyncio.Protocol):
         self.transport = secure
         self._paused = 0
         self.waiting_at = self.roster.sweep.now
-        outcome = self.secured(secure)
-        if self._pending is None:  # else the STARTTLS method of a subclass is at work, and ends by itself
-            self.busy = False
-            self._act(outcome)
+        try:
+            outcome = self.secured(secure)
+            if self._pending is None:  # else the STARTTLS method of a subclass is at work, and ends by itself
+                self.busy = False
+                self._act(outcome)
+        except Exception as error:  # noqa: BLE001 - the top of a task; the stdlib's transport, closed by now, raises where it is asked
+            self.failed(error)
 
     def tls_context_now(self) -> ssl.SSLContext:
         """Return the context for a handshake that starts now."""
@@ -506,7 +512,10 @@ class Connection(Timed, asyncio.Protocol):
             transport.close()
             return
         self.resume(self._paused)
-        transport.write_eof()
+        try:
+            transport.write_eof()
+        except OSError:  # the stdlib's loop, when the peer has reset the connection and nobody knows yet
+            transport.abort()
 
     def abort(self, reason: str) -> None:
         """Cut the connection now."""

@@ -25,7 +25,7 @@ from postbus.server.hooks import MISSING
 from postbus.server.outcome import Answer
 from postbus.server.plan import Plan, syntax
 from postbus.server.session import Session
-from postbus.smtp.events import EndOfMessage, StartTls
+from postbus.smtp.events import DataStart, EndOfMessage, StartTls
 from postbus.smtp.replies import Reply
 
 DATA_SIZE_DEFAULT = 2**25
@@ -177,7 +177,9 @@ class SMTP(Dialog):
             await self.push(str(event))
             return
         await self._conclude(event, shift)
-        if self.engine.in_content:
+        if shift != self._shift or self.finished:  # the session has moved on: what it is about now is no business of this call's
+            return
+        if isinstance(event, DataStart) and self.engine.in_content:
             self.busy = False
             self.owing_at = None
             self._content_event = self.loop.create_future()
