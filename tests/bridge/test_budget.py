@@ -23,8 +23,23 @@ def test_larger_than_all() -> None:
     assert budget.try_take(99)
     assert (False, 0) == (budget.try_take(1), budget.room_octets)
     budget.force(5)
-    budget.give(104)
+    budget.give(99)
+    budget.give(5)
     assert budget.room_octets == 10
+
+
+async def test_what_outlives_its_taker() -> None:
+    """It counts until it is free, but nobody waits for ever for those who keep it for him."""
+    budget = Budget(10)
+    assert budget.try_take(9)
+    assert not budget.try_take(8)
+    waiting = asyncio.create_task(budget.take(8))
+    await asyncio.sleep(0)
+    budget.give(4)
+    await waiting
+    assert (13, False) == (budget.used_octets, budget.try_take(1))
+    budget.free(5)
+    assert budget.try_take(2)
 
 
 async def test_first_come_first_served() -> None:

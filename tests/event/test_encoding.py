@@ -14,10 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from postbus.event import encoding
-from postbus.event.encoding import ENVELOPE_MAX_OCTETS, base64_octets, envelope_json, fitted, parsed_tree, raw_tree, shortened
+from postbus.event.encoding import (
+    ENVELOPE_MAX_OCTETS,
+    UnfitError,
+    base64_octets,
+    envelope_json,
+    fitted,
+    head,
+    parsed_tree,
+    raw_tree,
+    shortened,
+)
 from postbus.event.mail import Auth, Client, Mail, Recipient, Tls
 from postbus.event.mime import parse
-from postbus.event.parsed import Defect, unreadable
+from postbus.event.parsed import Defect, Parsed, unreadable
 from postbus.event.schema import json_schema
 from tests.event.samples import PLAIN, mail, multipart, recipient
 
@@ -182,18 +192,33 @@ def test_an_unreadable_message_says_why() -> None:
     assert ("raw", ["smtp.bare_lf", "mime.depth"]) == (tree["mode"], [defect["code"] for defect in tree["defects"]])
 
 
-@pytest.mark.parametrize("mode", ["raw", "both"])
-def test_octets_that_do_not_fit_are_omitted(mode: str) -> None:
-    """Only when limits changed after the message was accepted."""
+def test_octets_that_do_not_fit_are_omitted_beside_what_was_parsed() -> None:
+    """The event still tells what is in the message."""
     octets = PLAIN + b"x" * 10_000
-    to = recipient(mode=mode)  # type: ignore[arg-type]
-    make = {"raw": raw_tree, "both": parsed_tree}[mode]
-    data = fitted(make(mail(octets, to), to, octets, parse(octets), 12_000), 12_000)
+    to = recipient(mode="both")
+    data = fitted(parsed_tree(mail(octets, to), to, octets, parse(octets), 12_000), 12_000)
     tree = json.loads(data)
     _VALIDATOR.validate(tree)
     assert len(data) <= 12_000
     assert ("omitted", "too_large", None, len(octets)) == tuple(tree["raw"][key] for key in ("kind", "reason", "base64", "sizeBytes"))
     assert "event.truncated" in [defect["code"] for defect in tree["defects"]]
+
+
+@pytest.mark.parametrize(
+    ("parsed", "why"),
+    [pytest.param(None, "never tried", id="raw"), pytest.param(unreadable(Defect("mime.depth", None, "x")), "mime.depth", id="unreadable")],
+)
+def test_nothing_is_made_of_octets_that_do_not_fit_and_were_not_parsed(parsed: Parsed | None, why: str) -> None:
+    """An event without them would hold nothing of the message, and count as delivered."""
+    octets = PLAIN + b"x" * 10_000
+    with pytest.raises(UnfitError, match=why):
+        raw_tree(mail(octets), recipient(), octets, parsed, 12_000)
+
+
+def test_the_count_is_of_the_transaction() -> None:
+    """A part of its recipients that share a fate say the same of it as the others; old records say what they hold."""
+    to = recipient()
+    assert [7, 1] == [head(mail, to, "raw")["envelope"]["count"] for mail in (replace(mail(PLAIN, to), accepted=7), mail(PLAIN, to))]
 
 
 def _large() -> bytes:

@@ -7,14 +7,20 @@ from collections import deque
 
 COPIES = 3
 """Counted for each message: its octets, its event, the request that carries it."""
+EVENT_COPIES = 2
+"""Counted for each event being sent: it, and the request that carries it. The message's own octets are counted once, beside."""
 
 
 class Budget:
-    """Octets that may be in use at once. What is larger than all of it passes alone, so that nothing waits for ever."""
+    """Octets that may be in use at once. Whoever asks while nobody has any gets them, however many, so that nothing waits for ever.
+
+    What somebody took can outlive him, for those who come after (``free`` ends it): it counts, but it keeps nobody waiting for ever.
+    """
 
     def __init__(self, limit_octets: int) -> None:
         self.limit_octets = limit_octets
         self.used_octets = 0
+        self._takers = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @property
@@ -26,12 +32,12 @@ class Budget:
         """Take *octets* if they are there and nobody waits for them; return whether."""
         if self._waiting or not self._fits(octets):
             return False
-        self.used_octets += octets
+        self._take(octets)
         return True
 
     def force(self, octets: int) -> None:
         """Take *octets* that are in memory already, room or not."""
-        self.used_octets += octets
+        self._take(octets)
 
     async def take(self, octets: int) -> None:
         """Take *octets* as soon as they are there; first come, first served."""
@@ -48,13 +54,22 @@ class Budget:
             raise
 
     def give(self, octets: int) -> None:
-        """Give *octets* back."""
+        """Give *octets* back: the taker has done. What he took beyond them stays in use until ``free``."""
+        self._takers -= 1
+        self.free(octets)
+
+    def free(self, octets: int) -> None:
+        """*octets* are not in use any more that a taker took beyond his own."""
         self.used_octets -= octets
         if self._waiting:
             self._serve()
 
+    def _take(self, octets: int) -> None:
+        self.used_octets += octets
+        self._takers += 1
+
     def _fits(self, octets: int) -> bool:
-        return self.used_octets + octets <= self.limit_octets or self.used_octets <= 0
+        return self.used_octets + octets <= self.limit_octets or not self._takers
 
     def _serve(self) -> None:
         while self._waiting:
@@ -62,6 +77,6 @@ class Budget:
             if not future.done():
                 if not self._fits(octets):
                     return
-                self.used_octets += octets
+                self._take(octets)
                 future.set_result(None)
             self._waiting.popleft()

@@ -20,6 +20,11 @@ from postbus.event.parsed import Address, Attachment, Header, Parsed, Text
 
 Tree = dict[str, Any]
 
+
+class UnfitError(Exception):
+    """No event within the size its sinks carry can hold what must not be left out; the text says why. True of the mail for good."""
+
+
 ENVELOPE_MAX_OCTETS = 8 * 1024
 """Of what stands round the message: the header ``postbus-envelope``, and the rest of a raw event's JSON beside its base64."""
 
@@ -91,7 +96,7 @@ def _envelope(mail: Mail, recipient: Recipient) -> Tree:
         "recipient": scrub_line(recipient.address),
         "recipientNormalized": scrub_line(recipient.normalized),
         "index": recipient.index,
-        "count": len(mail.recipients),
+        "count": mail.accepted or len(mail.recipients),
         "params": {
             "size": int(size) if size.isdecimal() and len(size) <= 18 else None,
             "body": body if body in _BODIES else "7BIT",
@@ -113,7 +118,13 @@ def raw_tree(mail: Mail, recipient: Recipient, octets: bytes, parsed: Parsed | N
         octets: the message.
         parsed: the failed attempt at it, whose defects are told, or ``None`` when none was made.
         room_octets: the JSON must not be larger.
+
+    Raises:
+        UnfitError: it would have to be: without the octets nothing of the message is left.
     """
+    if not _raw_fits(octets, room_octets):
+        codes = ", ".join(dict.fromkeys(defect.code for defect in parsed.defects)) if parsed else "never tried"
+        raise UnfitError(f"the message has {mail.size_octets} octets, too many to be sent as it is, and could not be parsed ({codes})")
     tree = head(mail, recipient, "raw")
     tree["message"] = {"sizeBytes": mail.size_octets, "sha256": mail.sha256, **_NO_FACTS}
     tree["headers"] = tree["body"] = tree["attachments"] = None
@@ -160,7 +171,7 @@ def _add_tail(tree: Tree, mail: Mail, parsed: Parsed | None) -> None:
 
 
 def _add_raw(tree: Tree, mail: Mail, octets: bytes, room_octets: int) -> None:
-    fits = base64_octets(len(octets)) + ENVELOPE_MAX_OCTETS <= room_octets
+    fits = _raw_fits(octets, room_octets)
     tree["raw"] = {
         "kind": "inline" if fits else "omitted",
         "base64": _base64(octets) if fits else None,
@@ -171,6 +182,10 @@ def _add_raw(tree: Tree, mail: Mail, octets: bytes, room_octets: int) -> None:
     }
     if not fits:
         tree["rawDefects"] = [{"code": "event.truncated", "partId": None, "detail": "raw"}]
+
+
+def _raw_fits(octets: bytes, room_octets: int) -> bool:
+    return base64_octets(len(octets)) + ENVELOPE_MAX_OCTETS <= room_octets
 
 
 def _base64_octets(tree: Tree) -> int:

@@ -89,7 +89,8 @@ class Mail:
         params: MAIL parameters, keys upper-case, values as sent.
         size_octets, sha256: of the octets as received after un-dotting, before any header of ours. sha256 is hex.
         defects: violations tolerated while receiving: (code, detail).
-        recipients: every accepted RCPT in order.
+        recipients: every accepted RCPT in order, or those of them that share one fate; accepted: how many the transaction had, ``None`` in
+            records of a time when that was not written down, where it is as many as there are.
         traceparent: W3C trace context of the session span when sampled, else ``None``.
     """
 
@@ -109,6 +110,7 @@ class Mail:
     auth: Auth | None = None
     defects: tuple[tuple[str, str], ...] = ()
     traceparent: str | None = None
+    accepted: int | None = None
 
 
 FORMAT = 1

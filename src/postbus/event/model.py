@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from postbus.event import encoding
-from postbus.event.encoding import ENVELOPE_MAX_OCTETS
+from postbus.event.encoding import ENVELOPE_MAX_OCTETS, UnfitError
 from postbus.event.mail import Mail, Mode, Recipient
 from postbus.event.parsed import Parsed
 from postbus.event.schema import SCHEMA_ID, json_schema
@@ -23,6 +23,7 @@ __all__ = [
     "RECEIVED_TYPE",
     "SCHEMA_ID",
     "Event",
+    "UnfitError",
     "json_schema",
     "needs_octets",
     "needs_parse",
@@ -89,8 +90,10 @@ def render(mail: Mail, recipient: Recipient, octets: bytes, parsed: Parsed | Non
         octets: the message; see ``needs_octets``.
         parsed: what parsing found, ``None`` where ``needs_parse`` says it is not wanted. An unreadable one gives an
             event of mode ``raw`` with its defects, in JSON, since JSON is what the route promises.
-        as_octets: the sink wants raw events as octets; heeded on routes of mode ``raw`` while the message fits (one taken under a
-            larger limit becomes JSON that says what was omitted).
+        as_octets: the sink wants raw events as octets; heeded on routes of mode ``raw``.
+
+    Raises:
+        UnfitError: the event would be raw, and is larger than that.
     """
     if recipient.mode == "raw" and as_octets and len(octets) + EVENT_RESERVE_OCTETS <= recipient.event_max_octets:
         media_type = "message/global" if mail.smtputf8 else "message/rfc822"
