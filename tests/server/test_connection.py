@@ -18,7 +18,7 @@ from postbus.telemetry.numbers import NUMBERS
 from tests.server.conftest import Run
 from tests.server.test_smtp import Box, SlowBox, sent
 from tests.server.test_timers import ManualClock, Stuck, lost, settings
-from tests.server.wire import Wire, listening, roster_of, until
+from tests.server.wire import Wire, listening, roster_of, server_context, until
 
 
 class SlowMail(Box):
@@ -444,24 +444,100 @@ def test_a_method_that_comes_too_late_takes_no_content(run: Run) -> None:
     run(scenario())
 
 
-def test_a_reset_that_nobody_has_noticed_yet_does_not_stop_the_sweep(run: Run) -> None:
-    """The last word to a peer that is gone fails by itself, and the next peer's deadline is looked at."""
+def test_a_reset_that_nobody_has_noticed_yet_ends_the_session_quietly(run: Run) -> None:
+    """Closing our half of a connection that is gone is no mistake of ours, and stops nothing else, such as the sweep that led to it."""
+
+    async def scenario() -> None:
+        async with listening(Box()) as listener, Wire.to(listener) as wire:
+            (server,) = roster_of(listener).connections
+            server.pause(1)  # so that the loop does not look
+            wire.reset()
+            await asyncio.sleep(0.01)
+            server.hang_up("timeout")
+            await until(lambda: listener.sessions == 0)
+
+    run(scenario())
+
+
+class SlowDoor(Box):
+    """Thinks about the peer for ever."""
+
+    async def handle_CONNECT(self, server: SMTP, session: Session, envelope: Envelope) -> None:
+        """Think."""
+        await asyncio.Event().wait()
+
+
+def test_a_door_that_stays_shut_too_long_is_421(run: Run) -> None:
+    """There is no command to answer: the peer is told to come again."""
 
     async def scenario() -> None:
         clock = ManualClock()
-        async with listening(Box(), settings(), clock=clock) as listener:
-            wires = []
-            for _ in range(3):
-                reader, writer = await asyncio.open_connection(*listener.addresses[0].rsplit(":", 1))
-                wires.append(Wire(reader, writer))
-                assert (await wires[-1].reply())[:3] == "220"
-            for server in roster_of(listener).connections:
-                server.pause(1)  # so that the loop does not look
-            for wire in wires:
-                wire.reset()
-            await asyncio.sleep(0.01)
-            clock.now += 301
+        async with listening(SlowDoor(), settings(), clock=clock) as listener, Wire.to(listener, banner=False) as wire:
+            await until(lambda: listener.sessions == 1)
+            clock.now += 31
             roster_of(listener).sweep.tick()
+            assert (await wire.reply()).startswith("421 4.4.2")
+            wire.writer.close()
             await until(lambda: listener.sessions == 0)
+
+    run(scenario())
+
+
+class Breaking(SMTP):
+    """A subclass with a mistake that no hook's rule covers."""
+
+    def _set_rset_state(self) -> None:
+        if self.session is not None and self.session.host_name is not None:
+            raise ZeroDivisionError
+        super()._set_rset_state()
+
+
+@pytest.mark.parametrize("slow", [pytest.param(False, id="in a callback"), pytest.param(True, id="in the task")])
+def test_a_mistake_outside_hooks_ends_its_session_and_no_other(slow: bool, run: Run) -> None:
+    """It is logged and counted, and the next peer is served."""
+
+    class Handler(Box):
+        def handle_NOOP(self, server: SMTP, session: Session, envelope: Envelope, arg: str | None) -> Any:
+            return asyncio.sleep(0, "250 OK") if slow else "250 OK"
+
+    async def scenario() -> None:
+        async with listening(Handler(), smtp_class=Breaking) as listener, Wire.to(listener) as other:
+            async with Wire.to(listener) as wire:
+                await wire.say("HELO x")
+                wire.send("NOOP\r\n")
+                assert (await wire.reply())[:3] == "250"
+                wire.send("RSET\r\n")
+                assert await wire.reply() == ""
+                await until(lambda: listener.sessions == 1)
+            assert await other.talk("NOOP") == ["250"]
+
+    run(scenario())
+
+
+def test_a_drain_waits_for_no_handshake_longer_than_its_deadline(run: Run) -> None:
+    """Nothing can be said in the middle of one: it is cut, and counted as failed."""
+
+    async def scenario() -> None:
+        async with listening(Box(), tls_context=server_context()) as listener, Wire.to(listener) as wire:
+            assert await wire.talk("EHLO x", "STARTTLS") == ["250", "220"]
+            assert await listener.drain(0.01) is False
+            assert listener.sessions == 0
+
+    run(scenario())
+
+
+def test_a_session_that_spends_its_turn_while_draining_is_sent_away(run: Run) -> None:
+    """Also when no whole command is left for the turn after."""
+
+    async def scenario() -> None:
+        async with listening(Box()) as listener, Wire.to(listener) as wire:
+            (server,) = roster_of(listener).connections
+            server.data_received(b"HELP\r\n" * 100 + b"HE")
+            assert server.busy
+            draining = asyncio.create_task(listener.drain(5))
+            replies = [(await wire.reply())[:3] for _ in range(101)]
+            assert replies == ["214"] * 100 + ["421"]
+            wire.writer.close()
+            assert await draining is True
 
     run(scenario())
