@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from postbus.bridge.spool import Delivery, Held, Spool, SpoolDamaged, SpoolFailed, SpoolFull, SpoolRefused, groups, slots_of
+from postbus.bridge.spool import Delivery, Held, Spool, SpoolDamaged, SpoolFailed, SpoolFull, SpoolRefused, core, groups, slots_of
 from postbus.bridge.spool.database import Applied, Database
 from postbus.bridge.spool_settings import SpoolSettings
 from tests.bridge.mails import NOW_MS, ManualClock, Octets, in_memory, mail, recipient, spilled, until
@@ -380,12 +380,57 @@ async def test_full_disk_that_stays_full(tmp_path: Path, monkeypatch: pytest.Mon
         held = await commit(spool, "a")
         left = break_database(spool, monkeypatch, SpoolFull("full"), times=4)
         spool.done(Delivery(held, 0))
-        for _ in range(6):
-            await until(lambda: not spool._busy)
+        for expected in (2, 1, 0):
+            await until(lambda expected=expected: left == [expected] and not spool._busy and clock.timers)  # type: ignore[misc]
             clock.advance(1)
-            await until(lambda: clock.timers)
         await until(lambda: spool.numbers.messages == 0)
-        assert [0] == left
+
+
+async def test_full_disk_is_left_alone_between_ticks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk is tried twice (the second time without the ballast), then once a tick; it is told once; who waits is told."""
+    clock, told = ManualClock(), list[str]()
+    monkeypatch.setattr(core.telemetry, "spool_failed", lambda *, kind, why: told.append(f"{kind}: {why}"))
+    async with opened(tmp_path, clock) as spool:
+        held = await commit(spool, "a")
+        left = break_database(spool, monkeypatch, SpoolFull("no room"), times=1000)
+        spool.done(Delivery(held, 0))
+        with pytest.raises(SpoolFull, match="no room"):
+            await spool.flush()
+        assert 998 == left[0]
+        for tick in range(1, 4):
+            waiting = asyncio.create_task(spool.flush())
+            await asyncio.sleep(0)
+            await until(lambda: clock.timers)
+            clock.advance(1)
+            with pytest.raises(SpoolFull, match="no room"):
+                await waiting
+            assert 998 - tick == left[0]
+        assert ("full", ["full: no room"]) == (spool.gate(), told)
+
+
+async def test_closing_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A close tries what waits and lets it be; the next start finds it as it was."""
+    async with opened(tmp_path, ballast_octets=65_536) as spool:
+        held = await commit(spool, "a")
+        left = break_database(spool, monkeypatch, SpoolFull("no room"), times=1000)
+        spool.done(Delivery(held, 0))
+        await spool.close()
+        assert 998 == left[0]
+    async with opened(tmp_path) as spool:
+        assert ["a-0"] == await names(spool)
+
+
+async def test_housekeeping_that_goes_on_failing_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log has one line for one trouble, however many rounds meet it."""
+    clock, told = ManualClock(), list[str]()
+    monkeypatch.setattr(core.telemetry, "spool_failed", lambda *, kind, why: told.append(f"{kind}: {why}"))
+    async with opened(tmp_path, clock) as spool:
+        left = break_database(spool, monkeypatch, SpoolFailed("no"), "oldest_ms", times=3)
+        for _ in range(5):
+            await until(lambda: clock.timers)
+            clock.advance(1)
+        await until(lambda: not left[0] and clock.timers)
+        assert ["housekeeping: no"] == told
 
 
 async def test_file_on_a_full_disk(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:

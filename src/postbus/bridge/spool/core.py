@@ -62,6 +62,7 @@ class Spool:
         self._accepting = False
         self._reason = "the spool is not open"
         self._disk_full = False
+        self._stalled = False  # the disk is full and the ballast is gone: nothing is tried before the next tick
         self._busy = False
         self._scheduled = False
         self._line = Line(lambda commit: self._forget(commit.row.size_octets, commit.row.file))
@@ -73,6 +74,7 @@ class Spool:
         self._reopen_failures = 0
         self._refused: list[int] = []
         self._ticks = 0
+        self._trouble = ""  # of the last round of housekeeping
         self._commits_at_tick = 0
         self._commits = 0
         self._holes_told = 0
@@ -141,7 +143,8 @@ class Spool:
         for timer in (self._tick_timer, self._reopen_timer, self._linger):
             if timer is not None:
                 timer.cancel()
-        while self._state == "open" and (self._busy or self._line):
+        self._stalled = False
+        while self._state == "open" and (self._busy or self._line) and not self._stalled:
             if not self._busy:
                 self._hand_over()
             await self._writer.run(lambda: None)
@@ -334,7 +337,7 @@ class Spool:
         if self._state != "open":  # failed meanwhile: nobody waits for a reopening
             self._line.refuse_commits(SpoolFailed(self._reason))
             return
-        if self._busy:
+        if self._busy or self._stalled:
             return
         group = self._line.take()
         if not (group.commits or group.marks or group.removals):
@@ -412,13 +415,22 @@ class Spool:
     def _group_failed(self, group: Group, fault: SpoolFault) -> None:
         self._line.put_back(group)
         if isinstance(fault, SpoolFull):
-            telemetry.spool_failed(kind="full", why=str(fault))
-            self._disk_full = True
-            self._line.refuse_commits(fault)
-            self._files.run(self.folder.drop_ballast).add_done_callback(lambda _: self._hand_over())
+            self._ran_full(fault)
         else:
             self._refused += [commit.row.seq for commit in group.commits]
             self._fail(str(fault))
+
+    def _ran_full(self, fault: SpoolFull) -> None:
+        """Give the ballast back for the marks that wait; if that was done before, let them wait for the next tick."""
+        self._line.refuse_commits(fault)
+        if self._disk_full:
+            self._stalled = True
+            self._line.refuse_flushes(fault)
+            return
+        self._disk_full = True
+        telemetry.spool_failed(kind="full", why=str(fault))
+        self._writer.post(self.folder.drop_ballast, lambda _result, _fault: None)
+        self._hand_over()
 
     def _fail(self, why: str) -> None:
         """Stop accepting, and open again after a pause."""
@@ -533,7 +545,7 @@ class Spool:
 
     def _tick(self) -> None:
         self._ticks += 1
-        idle = self._commits == self._commits_at_tick
+        idle = self._commits == self._commits_at_tick and not self._disk_full  # giving pages back needs room for the log
         self._commits_at_tick = self._commits
         chores = Chores(idle=idle, retention=self._ticks % RETENTION_TICKS == 1, healthy=self._state == "open", now_ms=self._clock.now_ms())
         self._writer.post(partial(care, self.folder, self._database, self.settings, chores), self._cared)
@@ -542,8 +554,12 @@ class Spool:
         if self._state == "closed" or not self._accepting:
             return
         self._tick_timer = self._clock.call_later(TICK_S, self._tick)
+        stalled, self._stalled = self._stalled, False
+        trouble, self._trouble = self._trouble, "" if fault is None else str(fault)
         if fault is not None:
-            telemetry.spool_failed(kind="housekeeping", why=str(fault))
+            if trouble != self._trouble:
+                telemetry.spool_failed(kind="housekeeping", why=self._trouble)
+            self._hand_over()
             return
         numbers = self.numbers
         numbers.free_octets, numbers.spilled_octets = found.free_octets, found.spilled_octets
@@ -553,7 +569,7 @@ class Spool:
             telemetry.dead_letter_dropped(sink=mark.sink, event=mark.event_id)
             self._drop(mark)
         if self._disk_full:
-            self._disk_full = found.free_octets <= self.settings.free_min_octets
+            self._disk_full = stalled or found.free_octets <= self.settings.free_min_octets
             self._hand_over()
 
     def oldest_age_s(self) -> float:
