@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from postbus.bridge.renderer import ParserUnavailableError
 from postbus.event.model import Event
 from postbus.event.parsed import Defect, Parsed, unreadable
 from postbus.sinks import Health, Outcome, Sent
@@ -62,10 +63,11 @@ class FakeSink:
 
 @dataclass
 class FakeParser:
-    """Says of every message that it cannot be read, and counts how often it was asked."""
+    """Says of every message that it cannot be read, after so many *troubles*, and counts how often it was asked."""
 
     asked: list[bytes | Path] = field(default_factory=list)
     gate: asyncio.Event | None = None
+    troubles: int = 0
 
     def parse_here(self, octets: bytes, *, inline_max_octets: int) -> Parsed | None:
         """No message is plain enough."""
@@ -75,4 +77,7 @@ class FakeParser:
         self.asked.append(octets)
         if self.gate is not None:
             await self.gate.wait()
-        return unreadable(Defect("parser.unavailable", None, "fake"))
+        if self.troubles:
+            self.troubles -= 1
+            raise ParserUnavailableError("fake trouble")
+        return unreadable(Defect("parser.died", None, "fake"))

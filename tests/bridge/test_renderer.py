@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
-from postbus.bridge.renderer import Renderer
+import pytest
+
+from postbus.bridge import renderer
+from postbus.bridge.renderer import ParserUnavailableError, Renderer
+from postbus.event.model import Event, render
 from tests.bridge.fake_sinks import FakeParser
 from tests.bridge.mails import mail, recipient
 
@@ -23,7 +30,7 @@ async def test_parsed_once_for_all() -> None:
     parser.gate.set()
     events = await waiting
     assert ["a", "b", "a"] == [event.id for event in events]
-    assert events[0] is await rendering.event(0, as_octets=False)
+    assert events[0] == await rendering.event(0, as_octets=False)
     assert [CONTENT] == parser.asked
 
 
@@ -37,10 +44,40 @@ async def test_raw_needs_no_parse() -> None:
 
 
 async def test_a_retry_renders_the_same_bytes() -> None:
-    """Another rendering of the same record and octets gives an equal event."""
+    """A moment's trouble of the parser makes no event, so whatever it was, the event is the one that would have been without it."""
     record = mail("m", CONTENT, recipient("a", mode="both"))
-    first, second = [await Renderer(FakeParser()).open(record, CONTENT).event(0, as_octets=False) for _ in range(2)]
-    assert first == second
+    troubled = Renderer(FakeParser(troubles=1)).open(record, CONTENT)
+    with pytest.raises(ParserUnavailableError):
+        await troubled.event(0, as_octets=False)
+    assert await Renderer(FakeParser()).open(record, CONTENT).event(0, as_octets=False) == await troubled.event(0, as_octets=False)
+
+
+async def test_no_event_outlives_its_send() -> None:
+    """The events of many recipients of a large mail are not in memory together."""
+    content = b"x" * 300_000
+    people = [recipient(f"r{number}", index=number) for number in range(50)]
+    rendering = Renderer(FakeParser()).open(mail("m", content, *people), content)
+    tracemalloc.start()
+    try:
+        for index in range(len(people)):
+            await rendering.event(index, as_octets=False)
+        assert tracemalloc.get_traced_memory()[0] < 2 * len(content)
+    finally:
+        tracemalloc.stop()
+
+
+async def test_large_mail_is_rendered_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for it but its recipient; small mail is not worth the way."""
+    places: list[bool] = []
+
+    def noting(*args: Any, **kwargs: Any) -> Event:
+        places.append(threading.current_thread() is threading.main_thread())
+        return render(*args, **kwargs)
+
+    monkeypatch.setattr(renderer, "render", noting)
+    for content in (CONTENT, b"x" * (renderer.RENDERED_HERE_MAX_OCTETS + 1)):
+        await Renderer(FakeParser()).open(mail("m", content, recipient("a")), content).event(0, as_octets=False)
+    assert [True, False] == places
 
 
 async def test_a_file_is_read_only_when_an_event_carries_it(tmp_path: Path) -> None:

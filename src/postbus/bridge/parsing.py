@@ -1,9 +1,10 @@
 """Where mail is parsed: small plain mail here and at once, everything else in processes that may die of it.
 
-A message that ends its parser, or takes too long or too much, is published raw with a defect that says so; it is never
-parsed in this process. Small plain mail waits for nobody: hostile mail queues for the parser processes alone. These are
-fresh interpreters talking over pipes, not forks: a fork of a process with threads and a warm heap is neither safe nor
-small.
+A message that ends its parser, or takes too much CPU time or memory, is published raw with a defect that says so; it is never
+parsed in this process. Only what the message itself does counts, so that the verdict is the same each time: what comes from outside (no
+process to be had, one killed, a clock on the wall) says nothing of the message, which has to come again. Small plain mail waits for
+nobody: hostile mail queues for the parser processes alone. These are fresh interpreters talking over pipes, not forks: a fork of a
+process with threads and a warm heap is neither safe nor small.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from time import perf_counter
 from postbus import telemetry
 from postbus.bridge import parsing_worker
 from postbus.bridge.parsing_settings import ParsingSettings
+from postbus.bridge.renderer import ParserUnavailableError
 from postbus.event import mime, parsed
 from postbus.event.parsed import Defect, Parsed
 
@@ -59,6 +61,7 @@ class Parser:
 
         Raises:
             FileNotFoundError: the file is gone.
+            ParserUnavailableError: no process to be had, or the machine too busy, or somebody killed it: the message is not to blame.
         """
         small = octets if isinstance(octets, bytes) and len(octets) <= mime.SIMPLE_MAX_OCTETS else None
         found = None if small is None else self.parse_here(small, inline_max_octets=inline_max_octets)
@@ -81,16 +84,16 @@ class Parser:
         async with self._free:
             for _ in range(_ATTEMPTS_MAX):
                 if self._stopped:
-                    return parsed.unreadable(Defect("parser.unavailable", None, "stopped"))
+                    raise ParserUnavailableError("parsing has stopped")
                 try:
                     worker = self._idle.pop() if self._idle else await self._spawn()
                 except OSError as exc:
                     telemetry.parser_ended(reason="unavailable", detail=repr(exc))
-                    return parsed.unreadable(Defect("parser.unavailable", None, "no process"))
+                    raise ParserUnavailableError("no process to parse in could be had") from exc
                 found = await self._ask(worker, body, inline_max_octets)
                 if found is not None:
                     return found
-            return parsed.unreadable(Defect("parser.died", None, "killed from outside"))
+            raise ParserUnavailableError("parser processes are being killed from outside")
 
     async def _spawn(self) -> _Worker:
         settings = self._settings
@@ -116,7 +119,7 @@ class Parser:
                 found = await worker.ask(body, inline_max_octets, limit)
         except TimeoutError:
             await self._bury(worker, "timeout")
-            return parsed.unreadable(Defect("parser.timeout", None, "wall time"))
+            raise ParserUnavailableError("parsing did not end in time") from None
         except _EndedError:
             code = await self._bury(worker, "died")
             if code == -signal.SIGKILL:
@@ -140,7 +143,7 @@ class Parser:
         return code
 
     async def stop(self) -> None:
-        """End all parser processes; jobs still running get the verdict ``parser.unavailable``."""
+        """End all parser processes; jobs still running get ParserUnavailableError."""
         self._stopped = True
         self._idle.clear()
         while self._workers:

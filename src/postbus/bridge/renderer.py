@@ -1,6 +1,7 @@
-"""An accepted mail becomes its events: parsed once, rendered once for each recipient and each form a sink wants.
+"""An accepted mail becomes its events: parsed once, rendered for whoever sends.
 
-Rendering is a pure function of the mail's record and octets, so a retry gives the same bytes again; what is kept here only saves work.
+Rendering is a pure function of the mail's record and octets, so a retry gives the same bytes again; what is kept here only saves work. So a
+moment's trouble of the parser may not show in an event: then there is none yet.
 """
 
 from __future__ import annotations
@@ -17,6 +18,14 @@ from postbus.event.parsed import Parsed
 Read = Callable[[], Awaitable[bytes]]
 
 
+RENDERED_HERE_MAX_OCTETS = 512 * 1024
+"""Larger mail is rendered in a thread: 25 MiB took 150 ms, while everybody waited."""
+
+
+class ParserUnavailableError(Exception):
+    """Nothing can be said of the message now, through no fault of its own; later it may be."""
+
+
 class Parser(Protocol):
     """Takes a message apart within bounds (``bridge.parsing``)."""
 
@@ -24,13 +33,16 @@ class Parser(Protocol):
         """Return a small plain message taken apart, without waiting; ``None``: it is none, ask ``parse``."""
 
     async def parse(self, octets: bytes | Path, *, inline_max_octets: int) -> Parsed:
-        """Return what could be taken apart; never raises for what a message says."""
+        """Return what could be taken apart, the same each time. Raises ParserUnavailableError, never for what a message says."""
 
 
 class Rendering:
-    """The events of one mail, made when first asked for and kept as long as this object is."""
+    """What the events of one mail share, kept as long as this object is: what was parsed, and octets read from a file.
 
-    __slots__ = ("_body", "_events", "_lock", "_parsed", "_parser", "_read", "mail")
+    An event is whoever's it is who asked for it: kept here, those of a thousand recipients would be in memory at once.
+    """
+
+    __slots__ = ("_body", "_lock", "_parsed", "_parser", "_read", "mail")
 
     def __init__(self, mail: Mail, parser: Parser, body: bytes | Path, read: Read | None) -> None:
         self.mail = mail
@@ -39,7 +51,6 @@ class Rendering:
         self._read = read
         self._parsed: Parsed | None = None
         self._lock: asyncio.Lock | None = None
-        self._events: dict[tuple[int, bool], Event] = {}
 
     async def event(self, recipient: int, *, as_octets: bool) -> Event:
         """Return the event of the recipient at this index.
@@ -50,32 +61,41 @@ class Rendering:
 
         Raises:
             FileNotFoundError: the body was a file, and is gone.
+            ParserUnavailableError: not now.
+            UnfitError: never.
         """
-        key = (recipient, as_octets)
-        event = self._events.get(key)
+        event = self.event_here(recipient, as_octets=as_octets)
         if event is not None:
             return event
-        record = self.mail.recipients[recipient]
-        parsed = (self._parsed or self._parse_here() or await self._parse()) if needs_parse(record.mode) else None
-        octets = self._body if isinstance(self._body, bytes) else b""
-        if not octets and needs_octets(record.mode, parsed):
-            octets = await self._load()
-        event = self._events.get(key)  # somebody else may have been quicker while we waited
-        if event is None:
-            event = self._events[key] = render(self.mail, record, octets, parsed, as_octets=as_octets)
-        return event
+        record, octets = self.mail.recipients[recipient], self._body
+        parsed = (self._parsed or await self._parse()) if needs_parse(record.mode) else None
+        if not isinstance(octets, bytes):
+            octets = await self._load() if needs_octets(record.mode, parsed) else b""
+        if self._large:
+            return await asyncio.to_thread(render, self.mail, record, octets, parsed, as_octets=as_octets)
+        return render(self.mail, record, octets, parsed, as_octets=as_octets)
 
-    def _parse_here(self) -> Parsed | None:
-        """Parse without waiting, as most mail can be."""
-        if isinstance(self._body, bytes):
-            self._parsed = self._parser.parse_here(self._body, inline_max_octets=self._room_octets)
-        return self._parsed
+    def event_here(self, recipient: int, *, as_octets: bool) -> Event | None:
+        """Return the event if nobody has to wait for it, as for most mail; else ``None``, and ``event`` has it. Arguments as there."""
+        record, octets = self.mail.recipients[recipient], self._body
+        if not isinstance(octets, bytes) or self._large:
+            return None
+        parsed = None
+        if needs_parse(record.mode):
+            parsed = self._parsed = self._parsed or self._parser.parse_here(octets, inline_max_octets=self._room_octets)
+            if parsed is None:
+                return None
+        return render(self.mail, record, octets, parsed, as_octets=as_octets)
 
     async def _parse(self) -> Parsed:
         async with self._one_at_a_time:
             if self._parsed is None:
                 self._parsed = await self._parser.parse(self._body, inline_max_octets=self._room_octets)
         return self._parsed
+
+    @property
+    def _large(self) -> bool:
+        return self.mail.size_octets > RENDERED_HERE_MAX_OCTETS
 
     @property
     def _room_octets(self) -> int:

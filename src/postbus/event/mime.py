@@ -82,10 +82,9 @@ DEFECTS = {
     "mime.parts": "more than 1,000 parts; published raw",
     "mime.depth": "parts nested deeper than 32 levels; published raw",
     "mime.encoded_words": "too many encoded words for the size; published raw",
-    "parser.timeout": "parsing did not end in time and was stopped; published raw",
+    "parser.timeout": "parsing took more CPU time than it is allowed; published raw",
     "parser.memory": "parsing ran out of the memory it is allowed; published raw",
     "parser.died": "parsing ended its process; published raw",
-    "parser.unavailable": "no process to parse in could be had; published raw",
     "event.truncated": "the event was cut to the size its sinks carry",
 }
 """Every code an event's ``defects`` can show from here and from rendering, with what it means."""
