@@ -258,6 +258,22 @@ async def test_numbers_are_not_used_twice(tmp_path: Path) -> None:
     assert first.seq < second.seq < third.seq
 
 
+async def test_no_file_is_named_twice(tmp_path: Path) -> None:
+    """A clock set back and files without a row do not lead to a name that a held message has."""
+    async with opened(tmp_path) as spool:
+        for name in "abc":  # files that are named and never accepted
+            task = asyncio.create_task(commit(spool, name, LARGE))
+            await asyncio.sleep(0)
+            task.cancel()
+            await until(task.done)
+        held = await commit(spool, "d", LARGE)
+    async with opened(tmp_path, ManualClock(0)) as spool:
+        for number in range(4):
+            await commit(spool, f"e{number}", bytes([number]) * len(LARGE))
+        await spool.verify(held)
+        assert 5 == bodies(spool)
+
+
 # --- those who do not wait for the end
 
 
@@ -517,16 +533,18 @@ async def test_failed_while_a_file_was_synced(tmp_path: Path, monkeypatch: pytes
     """Mail whose file was being synced when the spool failed is refused too, and so is one whose fsync failed."""
     async with opened(tmp_path) as spool:
         gate: Future[None] = Future()
+        entered = threading.Event()
         real = spool.folder.keep
 
         def slow(*arguments: Any) -> None:
+            entered.set()
             gate.result(10)
             real(*arguments)
 
         monkeypatch.setattr(spool.folder, "keep", slow)
         record = mail("a", LARGE)
         waiting = asyncio.create_task(spool.commit(record, slots_of(record), spilled(spool.spill_folder, LARGE)))
-        await until(lambda: spool._files.last_number != spool._next_seq)
+        await until(entered.is_set)
 
         def broken(*_: Any) -> None:
             raise SpoolFailed("fsync failed")

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from hashlib import file_digest
 from pathlib import Path
+from secrets import token_hex
 from typing import TypeVar
 
 from postbus.bridge.spool.faults import SpoolDamaged, SpoolFailed
@@ -18,18 +19,18 @@ from postbus.bridge.spool.records import Body, Held
 FILE_THREADS = 8
 """fsync of files in parallel: 7 to 25 % more than one after another."""
 
+NAME_OCTETS = 16
+
 Result = TypeVar("Result")
 
 
 class BodyFiles:
     """The files under ``bodies/``. Make it on the loop that uses it.
 
-    Attributes:
-        last_number: names are numbers, counted up from here.
+    Names are random, so that none is used twice whatever the clock says after a restart: a rename replaces without a word.
     """
 
     def __init__(self, folder: Folder) -> None:
-        self.last_number = 0
         self._folder = folder
         self._loop = asyncio.get_running_loop()
         self._pool = ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="postbus-files")
@@ -48,8 +49,7 @@ class BodyFiles:
         Raises:
             SpoolFull, SpoolFailed: there is no such file then.
         """
-        self.last_number += 1
-        name = f"{self.last_number:016x}"
+        name = token_hex(NAME_OCTETS)
         source = body.path
         if source is None and body.octets is None:
             raise ValueError("the body's file was taken before")

@@ -103,7 +103,7 @@ class Spool:
         numbers.messages, numbers.octets, numbers.damaged = tally.messages, tally.octets, tally.damaged
         numbers.pending, numbers.dead_letters = {sink: count for sink, count in tally.pending.items() if count > 0}, tally.dead_letters
         # Past what was used and past the clock: a number is not used twice even when the spool was empty meanwhile.
-        self._next_seq = self._files.last_number = max(tally.newest + 1, self._clock.now_ms() * 1000)
+        self._next_seq = max(tally.newest + 1, self._clock.now_ms() * 1000)
         self._state, self._accepting, self._reason = "open", True, ""
         self._watches += watch(self.numbers, self.oldest_age_s)
         self._tell_holes()
