@@ -278,9 +278,13 @@ class Lane:
         if rendering is None:
             rendering = held.cargo = self._shared.renderer.open(held.mail, held.octets)
         assert isinstance(rendering, Rendering)
-        place = self._turns.enter(delivery.recipient.partition_key)
+        recipient, key = delivery.slot.recipient, delivery.recipient.partition_key
+        event = rendering.event_here(recipient, as_octets=sink.octets)
+        if event is not None and not self._turns.awaited(key):
+            return await sink.send(event)
+        place = self._turns.enter(key)
         try:
-            event = await rendering.event(delivery.slot.recipient, as_octets=sink.octets)
+            event = event or await rendering.event(recipient, as_octets=sink.octets)
             await place.reached()
         finally:
             place.leave()

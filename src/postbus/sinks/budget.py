@@ -19,8 +19,7 @@ class Budget:
 
     async def take(self, octets: int, timeout_s: float) -> bool:
         """Take *octets*, waiting at most *timeout_s*; return whether they were granted. The common case does not suspend."""
-        if not self._waiting and self._fits(octets):
-            self.used_octets += octets
+        if self.try_take(octets):
             return True
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((octets, turn))
@@ -32,6 +31,13 @@ class Budget:
             if isinstance(error, asyncio.CancelledError):
                 raise
             return False
+        return True
+
+    def try_take(self, octets: int) -> bool:
+        """Take *octets* if they can be had at once, which nobody waits for; return whether they were granted."""
+        if self._waiting or not self._fits(octets):
+            return False
+        self.used_octets += octets
         return True
 
     def give(self, octets: int) -> None:

@@ -101,7 +101,7 @@ class FileSink:
         line = structured(event) + b"\n"
         if len(line) > self.event_max_octets:
             return Rejected(f"the event has {len(line)} octets, this sink takes {self.event_max_octets}")
-        if not await self._budget.take(len(line), self._settings.timeout_s):
+        if not self._budget.try_take(len(line)) and not await self._budget.take(len(line), self._settings.timeout_s):
             return self._failure("what was to be written before is not written yet")
         if self._stopping or self._loop is None:
             self._budget.give(len(line))

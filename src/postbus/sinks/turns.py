@@ -22,6 +22,10 @@ class Turns:
         line.append(turn)
         return Place(self, key, turn)
 
+    def awaited(self, key: str) -> bool:
+        """Return whether somebody stands in the line of *key*: if not, whoever is ready need not stand in it."""
+        return key in self._lines
+
     def next(self, key: str) -> None:
         """Whoever was at the head of the line of *key* has left it."""
         line = self._lines[key]
