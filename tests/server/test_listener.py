@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import stat
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ import pytest
 
 from postbus.server import LMTP, ListenerSettings, Reply
 from postbus.server.listener import bind_path, connections_within
-from postbus.server.settings import LimitSettings
+from postbus.server.settings import LimitSettings, TlsSettings
 from postbus.telemetry.numbers import NUMBERS
 from tests.server.conftest import Run
 from tests.server.test_smtp import Box, SlowBox, sent
 from tests.server.test_timers import Stuck
-from tests.server.wire import Wire, listening, roster_of, until
+from tests.server.wire import Wire, listening, roster_of, server_context, until
 
 
 def settings(address: str = "127.0.0.1:0", **fields: Any) -> ListenerSettings:
@@ -272,3 +273,32 @@ async def test_a_socket_in_use_is_not_taken_from_its_owner(tmp_path: Path) -> No
         assert path.is_socket()
     bind_path(path, 0o660).close()
     assert 0o660 == path.stat().st_mode & 0o777
+
+
+def test_a_flood_of_connections_does_not_keep_the_loop(run: Run) -> None:
+    """Where we accept by ourselves, each connection costs a turn of the loop, so that everybody else gets theirs."""
+
+    async def scenario() -> None:
+        loop, turns = asyncio.get_running_loop(), [0]
+        seen: list[int] = []
+
+        def turn() -> None:
+            turns[0] += 1
+            if len(seen) < 20:
+                loop.call_soon(turn)
+
+        def gate() -> Reply:
+            seen.append(turns[0])
+            return Reply(421, "Not now", "4.3.2")
+
+        tls = TlsSettings.model_construct(mode="implicit")
+        async with listening(Box(), settings().model_copy(update={"tls": tls}), tls_context=server_context(), gate=gate) as listener:
+            host, _, port = listener.addresses[0].rpartition(":")
+            with ExitStack() as peers:
+                for _ in range(20):
+                    peers.enter_context(socket.create_connection((host, int(port))))
+                turn()
+                await until(lambda: len(seen) == 20)
+        assert len(set(seen)) == 20
+
+    run(scenario())

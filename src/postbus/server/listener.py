@@ -282,6 +282,7 @@ class Listener:
         """Accept until cancelled; running out of files only makes a pause."""
         with bound:
             while True:
+                await asyncio.sleep(0)  # sock_accept does not yield while somebody waits, and a flood of them would have the loop
                 try:
                     peer, _ = await loop.sock_accept(bound)
                 except OSError as error:
