@@ -610,6 +610,38 @@ async def test_group_is_durable_whatever_statvfs_says(spool: Spool, monkeypatch:
     assert (await commit(spool, "a")).mail.id == "a"
 
 
+@pytest.mark.parametrize("why", [pytest.param("x\udcff", id="half a surrogate pair"), pytest.param("\0" * 2000, id="long and null")])
+async def test_any_reason_can_be_kept(spool: Spool, why: str) -> None:
+    """A reason is text of strangers: it is kept whatever it holds."""
+    for name in "abc":
+        await commit(spool, name)
+    retried, dead, damaged = (await spool.fresh("out", 0, 10, ALL)).deliveries
+    spool.retry(retried, NOW_MS, why)
+    spool.dead(dead, why)
+    spool.set_aside(damaged, why)
+    await spool.flush()
+    (letter,) = await spool.dead_letters()
+    assert ([why.replace("\udcff", "\\udcff")[:1000]], ["a-0"]) == ([letter.why], await due(spool))
+
+
+async def test_what_no_row_can_hold_harms_nobody_else(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mark and a mail that cannot be written are taken out of their group; those who share it go on, and so does the spool."""
+    held = [await commit(spool, name) for name in "ab"]
+    async with held_up(spool, monkeypatch):
+        first = asyncio.create_task(commit(spool, "first"))
+        await until(lambda: spool._busy)
+        spool.retry(Delivery(held[0], 0), 1 << 70, "when the sun is cold")
+        spool.done(Delivery(held[1], 0))
+        spoilt = asyncio.create_task(commit(spool, "spoilt", received_ms=1 << 63))
+        good = asyncio.create_task(commit(spool, "good"))
+        await asyncio.sleep(0)
+    await asyncio.gather(first, good)
+    with pytest.raises(SpoolFailed, match="too large"):
+        await spoilt
+    await spool.flush()
+    assert (None, 3, ["a-0", "first-0", "good-0"]) == (spool.gate(), spool.numbers.messages, await names(spool))
+
+
 # --- damage
 
 

@@ -14,11 +14,11 @@ from postbus.bridge.backoff import delay_s
 from postbus.bridge.clock import Clock, LoopClock, Timer
 from postbus.bridge.spool.bodies import BodyFiles
 from postbus.bridge.spool.database import Applied, Database, Tally
-from postbus.bridge.spool.faults import SpoolDamaged, SpoolFailed, SpoolFault, SpoolFull
+from postbus.bridge.spool.faults import SpoolDamaged, SpoolFailed, SpoolFault, SpoolFull, SpoolUnwritable
 from postbus.bridge.spool.folder import Folder
 from postbus.bridge.spool.groups import Commit, Group, Line
 from postbus.bridge.spool.housekeeping import Chores, Findings, care, watch
-from postbus.bridge.spool.records import Body, DeadLetter, Delivery, Held, Mark, Numbers, Page, Slot, State
+from postbus.bridge.spool.records import Body, DeadLetter, Delivery, Held, Mark, Numbers, Page, Slot, State, reason
 from postbus.bridge.spool.tables import row_of
 from postbus.bridge.spool.writer import Writer
 from postbus.bridge.spool_settings import RetrySettings, SpoolSettings
@@ -243,8 +243,8 @@ class Spool:
         self._line.recount = True
         names = [mail.recipients[slot.recipient].event_id for slot in slots]
         return tuple(
-            Mark(seq, number, len(slots), State.DEAD, names[number], slot.sink, why=reason[:1000], at_ms=now_ms)
-            for number, (slot, reason) in enumerate(zip(slots, why, strict=True))
+            Mark(seq, number, len(slots), State.DEAD, names[number], slot.sink, why=reason(text), at_ms=now_ms)
+            for number, (slot, text) in enumerate(zip(slots, why, strict=True))
         )
 
     async def _keep(self, body: Body) -> str:
@@ -279,7 +279,7 @@ class Spool:
 
     def set_aside(self, delivery: Delivery, why: str) -> None:
         """The message turned out to be damaged: keep it out of every page, and tell."""
-        seq, now_ms = delivery.held.seq, self._clock.now_ms()
+        seq, why, now_ms = delivery.held.seq, reason(why), self._clock.now_ms()
         self._decide(delivery.slot.sink)
         self.numbers.damaged += 1
         telemetry.spool_damaged(what="message", why=why, place=delivery.held.mail.id)
@@ -289,7 +289,7 @@ class Spool:
     def _mark_of(delivery: Delivery, state: State, due_ms: int, why: str, at_ms: int) -> Mark:
         held, slot = delivery.held, delivery.slot
         event_id = delivery.recipient.event_id
-        return Mark(held.seq, delivery.number, len(held.slots), state, event_id, slot.sink, delivery.attempt, due_ms, why[:1000], at_ms)
+        return Mark(held.seq, delivery.number, len(held.slots), state, event_id, slot.sink, delivery.attempt, due_ms, reason(why), at_ms)
 
     def _mark(self, mark: Mark, delivery: Delivery) -> None:
         self._decide(delivery.slot.sink)
@@ -416,6 +416,9 @@ class Spool:
         self._line.put_back(group)
         if isinstance(fault, SpoolFull):
             self._ran_full(fault)
+        elif isinstance(fault, SpoolUnwritable) and self._line.sift(fault):
+            telemetry.spool_job_crashed(error=fault)
+            self._hand_over()
         else:
             self._refused += [commit.row.seq for commit in group.commits]
             self._fail(str(fault))

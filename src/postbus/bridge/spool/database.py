@@ -20,7 +20,7 @@ from zlib import crc32
 
 import orjson
 
-from postbus.bridge.spool.faults import SpoolDamaged, SpoolFailed, SpoolFault, SpoolFull, SpoolRefused
+from postbus.bridge.spool.faults import SpoolDamaged, SpoolFailed, SpoolFault, SpoolFull, SpoolRefused, SpoolUnwritable
 from postbus.bridge.spool.records import DeadLetter, Delivery, Held, Mark, Page, Slot, State
 from postbus.bridge.spool.tables import APPLICATION_ID, FORMAT, SCHEMA, SETUP, Row, finished, letter_of
 from postbus.event.mail import mail_from_bytes
@@ -51,6 +51,8 @@ def database_faults(doing: str) -> Iterator[None]:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         name = getattr(error, "sqlite_errorname", type(error).__name__)
         raise _FAULTS.get(code, SpoolFailed)(f"{doing}: {error} ({name})") from error
+    except (UnicodeEncodeError, OverflowError) as error:  # the driver's, before SQLite saw it
+        raise SpoolUnwritable(f"{doing}: {error}") from error
 
 
 @dataclass(slots=True)

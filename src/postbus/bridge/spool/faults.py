@@ -3,6 +3,7 @@
 SpoolFault
   +- SpoolFull      452: room is missing (a bound of ours, or the disk); the mail was not taken
   +- SpoolFailed    451: the disk failed, or the spool is closed; the mail was not taken
+  |    +- SpoolUnwritable   something in a group is no value that SQLite can hold: a mistake of ours
   +- SpoolRefused   at start: this folder cannot be ours (in use, newer format, network file system); the operator must act
   +- SpoolDamaged   what is on disk is not what was written
 """
@@ -20,6 +21,10 @@ class SpoolFull(SpoolFault):
 
 class SpoolFailed(SpoolFault):
     """The disk failed, or the spool is not open: answer 451 4.3.0."""
+
+
+class SpoolUnwritable(SpoolFailed):
+    """Something in a group is no value that SQLite can hold; without it the others can be written."""
 
 
 class SpoolRefused(SpoolFault):

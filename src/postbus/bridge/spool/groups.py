@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from postbus.bridge.spool.faults import SpoolFault
 from postbus.bridge.spool.records import Held, Mark, Slot
-from postbus.bridge.spool.tables import Row
+from postbus.bridge.spool.tables import Row, storable
 from postbus.event.mail import Mail
 
 GROUP_MAX_MESSAGES = 256
@@ -114,10 +114,26 @@ class Line:
             if not future.done():
                 future.set_result(None)
 
+    def sift(self, fault: SpoolFault) -> int:
+        """Take out what no row can hold, so that it does not keep the others from disk; return how much it was.
+
+        A mark that is taken out is lost: its delivery is owed again after a restart.
+        """
+        marks, self.marks = self.marks, deque(filter(storable, self.marks))
+        lost = len(marks) - len(self.marks)
+        self._durable += lost
+        spoilt = [commit for commit in self.commits if not all(map(storable, (commit.row, *commit.marks)))]
+        self.commits = deque(commit for commit in self.commits if commit not in spoilt)
+        self._refuse(spoilt, fault)
+        return lost + len(spoilt)
+
     def refuse_commits(self, fault: SpoolFault) -> None:
         """Tell all who wait with their mail that it was not taken."""
         queue, self.commits = self.commits, deque()
-        for commit in queue:
+        self._refuse(queue, fault)
+
+    def _refuse(self, commits: Iterable[Commit], fault: SpoolFault) -> None:
+        for commit in commits:
             self._forget(commit)
             if not commit.future.done():
                 commit.future.set_exception(type(fault)(str(fault)))

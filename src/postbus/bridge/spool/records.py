@@ -108,6 +108,14 @@ class State(IntEnum):
     DEAD = 2
 
 
+WHY_MAX_CHARACTERS = 1_000
+
+
+def reason(why: str) -> str:
+    """Return *why* as a mark keeps it: bounded, and with an encoding (a plug-in's text may hold half a surrogate pair)."""
+    return why[:WHY_MAX_CHARACTERS].encode("utf-8", "backslashreplace").decode()
+
+
 class Mark(NamedTuple):
     """What became of one slot, on its way to the database. *slots*: how many the message has."""
 

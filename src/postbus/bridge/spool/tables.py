@@ -24,6 +24,7 @@ FORMAT = 1
 """What this code writes and reads; kept in ``user_version``."""
 APPLICATION_ID = 0x70_6F_73_74
 PAGE_OCTETS = 16_384
+INTEGER_MIN = -(1 << 63)
 JOURNAL_MAX_OCTETS = 67_108_864
 """The write-ahead log is cut back to this after a checkpoint; it is usually 1,000 pages, 16 MiB."""
 SETUP = f"""
@@ -77,6 +78,19 @@ def row_of(seq: int, mail: Mail, slots: tuple[Slot, ...], *, size_octets: int, o
     record = mail_to_bytes(mail)
     deliveries = orjson.dumps(slots, default=tuple).decode()
     return Row(seq, mail.received_ms, size_octets, len(slots), deliveries, file, crc32(record), record, octets)
+
+
+def storable(values: tuple[object, ...]) -> bool:
+    """Return whether SQLite can hold all of *values*: text needs an encoding, a number 64 bits."""
+    for value in values:
+        if isinstance(value, str):
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                return False
+        elif isinstance(value, int) and not INTEGER_MIN <= value <= -INTEGER_MIN - 1:
+            return False
+    return True
 
 
 def finished(marks: Sequence[Mark]) -> tuple[list[int], list[Mark]]:
