@@ -541,3 +541,24 @@ def test_a_session_that_spends_its_turn_while_draining_is_sent_away(run: Run) ->
             assert await draining is True
 
     run(scenario())
+
+
+def test_a_hook_that_is_cut_at_the_drains_end_leaves_no_file(tmp_path: Path, run: Run) -> None:
+    """Nobody accepted the message, and nobody else knows of its file."""
+
+    async def scenario() -> None:
+        handler = Stuck()
+        async with listening(handler, spill_folder=tmp_path) as listener, Wire.to(listener) as wire:
+            (server,) = roster_of(listener).connections
+            before = lost()
+            await wire.begin()
+            wire.send((b"y" * 998 + b"\r\n") * 300 + b".\r\n")
+            await until(lambda: getattr(server._pending, "hook", "") == "DATA")
+            assert list(tmp_path.iterdir())
+            wire.reset()
+            await until(lambda: listener.sessions == 0)
+            assert await listener.drain(0.01) is False
+            assert lost() == before
+        assert list(tmp_path.iterdir()) == []
+
+    run(scenario())

@@ -380,6 +380,7 @@ class Connection(Timed, asyncio.Protocol):
             except (Exception, asyncio.CancelledError) as error:
                 task = asyncio.current_task(self.loop)
                 if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                    self.too_late(pending, error)
                     raise
                 fault = blamed(error)
             if shift != self._shift or self.finished or self.closing_at is not None:

@@ -198,12 +198,15 @@ class Content(Asking):
         return replies.LOCAL_ERROR
 
     def too_late(self, pending: Pending, result: Any) -> None:
-        """A hook ended after its peer had left or had been answered. If it accepted a message, the sender will send it again."""
+        """A hook ended after its peer had left or had been answered. If it accepted a message, the sender will send it again.
+
+        *result* may be what it raised; ``CancelledError`` when we cut it.
+        """
         if isinstance(result, Exception):
             self._log_fault(pending.hook, result)
         if not isinstance(pending.event, EndOfMessage):
             return
-        if pending.hook == "DATA":
+        if pending.hook == "DATA" and not isinstance(result, asyncio.CancelledError):
             said = result if isinstance(result, list | tuple) else [result]
             words = [str(each) if isinstance(each, str | Reply) else type(each).__name__ for each in said[:1]]
             telemetry.reply_lost(listener=self.roster.terms.name, session=self._session_id, reply="".join(words)[:40])
