@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ async def working(
     clock: ManualClock | None = None,
     retry: RetrySettings = RETRY,
     dispatch: DispatchSettings | None = None,
+    parser: FakeParser | None = None,
 ) -> AsyncIterator[Works]:
     """Open a spool and dispatch it to *sinks*."""
     clock = clock or ManualClock()
@@ -66,7 +67,7 @@ async def working(
     dispatcher = Dispatcher(
         spool,
         {sink.name: sink for sink in sinks},
-        Renderer(FakeParser()),
+        Renderer(parser or FakeParser()),
         retry=retry,
         dispatch=dispatch,
         clock=clock,
@@ -110,7 +111,7 @@ async def test_fresh_mail_is_sent_from_memory(tmp_path: Path, monkeypatch: pytes
             await works.accept(f"m{number}")
         await works.empty()
         assert [f"m{number}" for number in range(30)] == sink.ids
-        assert 0 == works.dispatcher.budget.used_octets
+        assert (0, 0) == (works.dispatcher.waiting.used_octets, works.dispatcher.sending.used_octets)
 
 
 async def test_concurrency_is_the_sinks(tmp_path: Path) -> None:
@@ -152,20 +153,100 @@ async def test_every_slot_is_delivered(tmp_path: Path) -> None:
 
 
 async def test_a_file_is_in_memory_only_while_it_is_sent(tmp_path: Path) -> None:
-    """A large body is read when its turn comes, one message beyond the budget alone, and given back."""
+    """A large body is read when its turn comes, once for all its events, and given back; what has no room waits."""
     out, other = FakeSink("out", gate=asyncio.Event()), FakeSink("other", gate=asyncio.Event())
-    async with working(tmp_path, out, other, dispatch=DispatchSettings(in_flight_max_octets=1_048_576)) as works:
+    async with working(tmp_path, out, other, dispatch=DispatchSettings(in_flight_max_octets=8_388_608)) as works:
         for name in "ab":
             await works.accept(name, content=LARGE, sinks=("out", "other"))
         await until(lambda: out.in_flight == 1 and other.in_flight == 1)
         assert out.events[0].data is other.events[0].data
-        assert 3 * len(LARGE) == works.dispatcher.budget.used_octets
+        assert (1 + 2 + 2) * len(LARGE) == works.dispatcher.sending.used_octets
         for sink in (out, other):
             assert sink.gate is not None
             sink.gate.set()
         await works.empty()
-        assert (["a", "b"], 0) == (out.ids, works.dispatcher.budget.used_octets)
+        assert (["a", "b"], 0) == (out.ids, works.dispatcher.sending.used_octets)
         assert [LARGE] * 2 == [event.data for event in out.events]
+
+
+@pytest.mark.parametrize(
+    ("size_octets", "in_flight_max_octets", "at_once"),
+    [
+        pytest.param(1_000_000, 3 * 1_500_000, 1, id="one at a time"),
+        pytest.param(1_000_000, 3 * 4_600_000, 4, id="a file, and its events in the room beside it"),
+        pytest.param(100_000, 3 * 350_000, 3, id="a row"),
+    ],
+)
+async def test_the_events_of_one_mail_are_counted(tmp_path: Path, size_octets: int, in_flight_max_octets: int, at_once: int) -> None:
+    """However many recipients a mail has, what is in memory of it stays within the budget; the file is read once."""
+    sink = FakeSink(concurrency=20, octets=False, gate=asyncio.Event())
+    async with working(tmp_path, sink, dispatch=DispatchSettings(in_flight_max_octets=in_flight_max_octets)) as works:
+        record = mail("m", b"x" * size_octets, *(recipient(f"r{number:02}", index=number) for number in range(20)))
+        reads: list[Held] = []
+        read = works.spool.read
+
+        async def noted(held: Held) -> bytes:
+            reads.append(held)
+            return await read(held)
+
+        works.spool.read = noted  # type: ignore[method-assign]
+        await works.spool.commit(record, slots_of(record), in_memory(b"x" * size_octets))
+        await until(lambda: sink.in_flight == at_once)
+        assert sink.gate is not None
+        sink.gate.set()
+        await works.empty()
+        assert (20, at_once, 0) == (len(sink.ids), sink.in_flight_max, works.dispatcher.sending.used_octets)
+        assert len(reads) <= 1
+
+
+async def test_large_mail_to_several_when_memory_is_short(tmp_path: Path) -> None:
+    """Whoever waited for memory gives back what another event of his message had taken meanwhile: nothing is lost, nothing stops."""
+    sink = FakeSink(concurrency=2)
+    async with working(tmp_path, sink, dispatch=DispatchSettings(in_flight_max_octets=4_194_304)) as works:
+        for number in range(6):
+            await works.accept(f"one{number}", content=LARGE + LARGE)
+            record = mail(f"some{number}", LARGE, *(recipient(f"some{number}.{index}", index=index) for index in range(3)))
+            await works.spool.commit(record, slots_of(record), in_memory(LARGE))
+        await works.empty()
+        assert (24, 0) == (len(set(sink.ids)), works.dispatcher.sending.used_octets)
+
+
+async def test_a_large_mail_waits_for_none_that_wait_behind_it(tmp_path: Path) -> None:
+    """A queue full of small mail holds no memory that the one worker needs for the large one before them."""
+    sink = FakeSink(concurrency=1)
+    async with working(tmp_path, sink, dispatch=DispatchSettings(in_flight_max_octets=1_048_576)) as works:
+        await works.accept("large", content=LARGE)
+        for number in range(30):
+            await works.accept(f"m{number}", content=b"x" * 30_000)
+        await works.empty()
+        assert ["large", *(f"m{number}" for number in range(30))] == sink.ids
+
+
+# --- what the parser says
+
+
+async def test_a_moments_trouble_of_the_parser_is_no_verdict(tmp_path: Path) -> None:
+    """The mail comes again, and its event is what it would have been."""
+    sink, parser = FakeSink(), FakeParser(troubles=1)
+    async with working(tmp_path, sink, parser=parser) as works:
+        await works.accept("m", mode="parsed")
+        await until(lambda: parser.asked and not works.lane().in_flight)
+        assert [] == sink.ids
+        works.clock.advance(1)
+        await works.empty()
+        assert (["m"], {}) == (sink.ids, await works.dead())
+
+
+async def test_what_no_event_can_hold_is_a_dead_letter(tmp_path: Path) -> None:
+    """It cannot be parsed, and is too large for its sinks as it is: its content is kept, not left out."""
+    sink = FakeSink()
+    async with working(tmp_path, sink) as works:
+        content = b"x" * 200_000
+        record = mail("m", content, replace(recipient("m", mode="parsed"), event_max_octets=100_000))
+        await works.spool.commit(record, slots_of(record), in_memory(content))
+        await until(lambda: works.spool.numbers.dead_letters)
+        assert [] == sink.ids
+        assert "could not be parsed (parser.died)" in (await works.dead())["m"]
 
 
 # --- sinks that are down
@@ -272,7 +353,7 @@ async def test_an_event_that_fails_by_itself_steps_aside(tmp_path: Path) -> None
         for name in "ab":
             await works.accept(name)
         await until(lambda: works.spool.numbers.pending["out"] == 1)
-        assert (["a", "b"], 0, 0) == (sink.ids, works.lane().queued, works.dispatcher.budget.used_octets)
+        assert (["a", "b"], 0, 0) == (sink.ids, works.lane().queued, works.dispatcher.sending.used_octets)
         works.clock.advance(1)
         await until(lambda: len(sink.ids) == 3)
         await until(lambda: not works.lane().in_flight)
@@ -364,7 +445,7 @@ async def test_a_backlog_waits_in_the_spool(tmp_path: Path, dispatch: DispatchSe
             await works.accept(f"m{number}", content=content)
         assert works.lane().behind
         assert works.lane().queued < 12
-        assert works.dispatcher.budget.used_octets < works.dispatcher.budget.limit_octets + 3 * len(content)  # a page ends behind the bound
+        assert works.dispatcher.waiting.used_octets < works.dispatcher.waiting.limit_octets + len(content)  # a page ends behind the bound
         assert sink.gate is not None
         sink.gate.set()
         for number in range(60, 80):
@@ -434,7 +515,7 @@ async def test_damage_is_set_aside(tmp_path: Path) -> None:
         assert sink.gate is not None
         sink.gate.set()
         await until(lambda: works.spool.numbers.pending["out"] == 0)
-        assert (["first", "last"], 1, 0) == (sink.ids, works.spool.numbers.damaged, works.dispatcher.budget.used_octets)
+        assert (["first", "last"], 1, 0) == (sink.ids, works.spool.numbers.damaged, works.dispatcher.sending.used_octets)
 
 
 async def test_a_file_that_cannot_be_read_steps_aside(tmp_path: Path) -> None:

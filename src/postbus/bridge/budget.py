@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-COPIES = 3
-"""Counted for each message: its octets, its event, the request that carries it."""
 EVENT_COPIES = 2
 """Counted for each event being sent: it, and the request that carries it. The message's own octets are counted once, beside."""
 

@@ -62,7 +62,8 @@ class Dispatcher:
         random: Callable[[], float] = randomness.random,
     ) -> None:
         dispatch = dispatch or DispatchSettings()
-        self.budget = Budget(dispatch.in_flight_max_octets)
+        self.waiting = Budget(dispatch.in_flight_max_octets // 3)  # of the copies of a message that may be there one waits: its octets
+        self.sending = Budget(dispatch.in_flight_max_octets - self.waiting.limit_octets)
         self._spool = spool
         self._sinks = dict(sinks)
         self._lanes: dict[str, Lane] = {}
@@ -72,7 +73,8 @@ class Dispatcher:
             retry=retry or RetrySettings(),
             clock=clock or LoopClock(),
             random=random,
-            budget=self.budget,
+            waiting=self.waiting,
+            sending=self.sending,
             window_max_events=dispatch.window_max_events,
             fates=fates or Fates(),
         )

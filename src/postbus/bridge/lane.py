@@ -23,12 +23,13 @@ from typing import Protocol
 
 from postbus import telemetry
 from postbus.bridge.backoff import delay_s, exhausted
-from postbus.bridge.budget import COPIES, Budget
+from postbus.bridge.budget import EVENT_COPIES, Budget
 from postbus.bridge.clock import Clock, Timer
 from postbus.bridge.fates import Fates, Word
-from postbus.bridge.renderer import Renderer, Rendering
+from postbus.bridge.renderer import ParserUnavailableError, Renderer, Rendering
 from postbus.bridge.spool import Delivery, Held, Page, SpoolDamaged, SpoolFault
 from postbus.bridge.spool_settings import RetrySettings
+from postbus.event.model import UnfitError
 from postbus.sinks import Outcome, Rejected, Retry, Sent, Sink
 from postbus.sinks.turns import Turns
 
@@ -72,29 +73,47 @@ class Store(Protocol):
 
 @dataclass(slots=True)
 class Shared:
-    """What all lanes share."""
+    """What all lanes share.
+
+    Attributes:
+        waiting: memory for messages that wait; sending: for those being sent. Two, since who sends waits for memory that only
+            others who send will give back: it may not be held by those who wait for him.
+    """
 
     store: Store
     renderer: Renderer
     retry: RetrySettings
     clock: Clock
     random: Callable[[], float]
-    budget: Budget
+    waiting: Budget
+    sending: Budget
     window_max_events: int
     fates: Fates = field(default_factory=Fates)
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)  # one page at a time: each is measured against what is left
 
 
 class _FileCargo:
-    """What is in memory of a message that lies in a file, while somebody is sending it."""
+    """What is in memory of a message that lies in a file, while somebody is sending it or waits for memory to send it."""
 
-    __slots__ = ("granted", "lock", "rendering", "senders")
+    __slots__ = ("lock", "paid", "rendering", "senders")
 
     def __init__(self) -> None:
-        self.granted = False  # the budget's memory is its own
+        self.paid = False  # the message's own octets are taken from the budget, until the last of the senders has left
         self.lock = asyncio.Lock()
         self.rendering: Rendering | None = None
         self.senders = 0
+
+
+def _known(outcome: Outcome) -> Outcome:
+    """Return *outcome* if it is one: sinks come from other packages too."""
+    if type(outcome) not in _WORDS:
+        raise TypeError(f"a sink answered {type(outcome).__name__}")
+    return outcome
+
+
+def _event_octets(delivery: Delivery) -> int:
+    """Return what sending *delivery*'s event takes, beside the message itself."""
+    return EVENT_COPIES * min(delivery.held.size_octets, delivery.recipient.event_max_octets)
 
 
 class Lane:
@@ -179,7 +198,7 @@ class Lane:
 
     def _load(self, held: Held) -> bool:
         """Count *held* against the memory; files only count while they are being sent."""
-        return held.users > 0 or held.octets is None or self._shared.budget.try_take(held.size_octets * COPIES)
+        return held.users > 0 or held.octets is None or self._shared.waiting.try_take(held.size_octets)
 
     def _release(self, delivery: Delivery) -> None:
         """*delivery* leaves memory."""
@@ -187,7 +206,7 @@ class Lane:
         held.users -= 1
         if held.users == 0 and held.octets is not None:
             held.cargo = None
-            self._shared.budget.give(held.size_octets * COPIES)
+            self._shared.waiting.give(held.size_octets)
         if self._retrying:
             self._retrying.discard(delivery.order)
             if not self._retrying and self._due_waiting:
@@ -257,10 +276,12 @@ class Lane:
         """Return how one send ended. Nothing but cancellation leaves here."""
         start = time.perf_counter()
         try:
-            outcome = await self._send(delivery, epoch)
+            outcome = _known(await self._send(delivery, epoch))
         except SpoolDamaged as damage:
             return damage
-        except SpoolFault as fault:
+        except UnfitError as unfit:
+            outcome = Rejected(str(unfit))
+        except (SpoolFault, ParserUnavailableError) as fault:
             outcome = Retry(str(fault), sink_down=False)
         except Exception as error:  # noqa: BLE001 - top of a delivery: one event must not stop the others
             self._crashed(error)
@@ -279,42 +300,59 @@ class Lane:
             rendering = held.cargo = self._shared.renderer.open(held.mail, held.octets)
         assert isinstance(rendering, Rendering)
         recipient, key = delivery.slot.recipient, delivery.recipient.partition_key
-        event = rendering.event_here(recipient, as_octets=sink.octets)
-        if event is not None and not self._turns.awaited(key):
-            return await sink.send(event)
-        place = self._turns.enter(key)
+        budget, octets = self._shared.sending, _event_octets(delivery)
+        taken = budget.try_take(octets)
         try:
-            event = event or await rendering.event(recipient, as_octets=sink.octets)
-            await place.reached()
+            event = rendering.event_here(recipient, as_octets=sink.octets) if taken else None
+            if event is not None and not self._turns.awaited(key):
+                return await sink.send(event)
+            place = self._turns.enter(key)
+            try:
+                if not taken:
+                    place.leave()  # what stands behind may hold the memory this waits for
+                    await budget.take(octets)
+                    taken = True
+                event = event or await rendering.event(recipient, as_octets=sink.octets)
+                await place.reached()
+            finally:
+                place.leave()
+            return await sink.send(event) if epoch == self._epoch else self._too_late()
         finally:
-            place.leave()
-        return await sink.send(event) if epoch == self._epoch else self._too_late()
+            if taken:
+                budget.give(octets)
 
     async def _send_file(self, sink: Sink, delivery: Delivery, epoch: int) -> Outcome:
-        """Send from a file: in memory only while somebody is sending it, and only if the budget has room."""
-        held = delivery.held
+        """Send from a file: it is read when its first event has room, and kept as long as another of its events waits for some."""
+        held, budget, octets = delivery.held, self._shared.sending, _event_octets(delivery)
         cargo = held.cargo
         if cargo is None:
             cargo = held.cargo = _FileCargo()
         assert isinstance(cargo, _FileCargo)
         cargo.senders += 1
         place = self._turns.enter(delivery.recipient.partition_key)
+        taken = False
         try:
-            cargo.granted = cargo.granted or self._shared.budget.try_take(held.size_octets * COPIES)
-            if not cargo.granted:
-                place.leave()  # what stands behind may hold the memory this waits for
-            rendering = await self._open_file(cargo, held)
-            event = await rendering.event(delivery.slot.recipient, as_octets=sink.octets)
+            asked = octets if cargo.paid else octets + held.size_octets
+            if not budget.try_take(asked):
+                place.leave()  # as above
+                await budget.take(asked)
+            taken = True
+            if cargo.paid and asked > octets:
+                budget.free(held.size_octets)  # another event of this message was quicker
+            cargo.paid = True
+            event = await (await self._open_file(cargo, held)).event(delivery.slot.recipient, as_octets=sink.octets)
             await place.reached()
             place.leave()
             return await sink.send(event) if epoch == self._epoch else self._too_late()
         finally:
             place.leave()
             cargo.senders -= 1
-            if cargo.senders == 0:
+            if not cargo.senders:
                 held.cargo = None
-                if cargo.granted:
-                    self._shared.budget.give(held.size_octets * COPIES)
+                if cargo.paid:
+                    budget.free(held.size_octets)
+            if taken:
+                budget.give(octets)
 
     def _too_late(self) -> Retry:
         """The sink was found down while this was made ready: back to its place, behind what has failed before it."""
@@ -324,9 +362,6 @@ class Lane:
         shared = self._shared
         assert held.path is not None
         async with cargo.lock:
-            if not cargo.granted:
-                await shared.budget.take(held.size_octets * COPIES)
-                cargo.granted = True
             if cargo.rendering is None:
                 await shared.store.verify(held)
                 cargo.rendering = shared.renderer.open(held.mail, held.path, lambda: shared.store.read(held))
@@ -427,7 +462,7 @@ class Lane:
     def _page_soon(self) -> None:
         if self._live or self._paging or self._draining:
             return
-        if len(self._queue) > self._shared.window_max_events // 2 or (self._queue and not self._shared.budget.room_octets):
+        if len(self._queue) > self._shared.window_max_events // 2 or (self._queue and not self._shared.waiting.room_octets):
             return
         self._paging = True
         self._chore(self._page())
@@ -437,7 +472,7 @@ class Lane:
         try:
             async with shared.reading:
                 limit = max(1, shared.window_max_events - len(self._queue))
-                page = await shared.store.fresh(self.name, self._cursor, limit, max(1, shared.budget.room_octets // COPIES))
+                page = await shared.store.fresh(self.name, self._cursor, limit, max(1, shared.waiting.room_octets))
                 self._append(page)
         except SpoolFault as fault:
             self.trouble = str(fault)
@@ -453,7 +488,7 @@ class Lane:
         for delivery in page.deliveries:
             held = delivery.held
             if not held.users and held.octets is not None:
-                self._shared.budget.force(held.size_octets * COPIES)
+                self._shared.waiting.force(held.size_octets)
             held.users += 1
             self._queue.append(delivery)
         self._wake(len(page.deliveries))
@@ -485,7 +520,7 @@ class Lane:
         try:
             async with shared.reading:
                 limit = max(1, shared.window_max_events // 2)
-                page = await shared.store.due(self.name, limit, max(1, shared.budget.room_octets // COPIES))
+                page = await shared.store.due(self.name, limit, max(1, shared.waiting.room_octets))
                 self._retrying = {delivery.order for delivery in page.deliveries}
                 self._append(page)
         except SpoolFault as fault:
