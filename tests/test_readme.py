@@ -22,8 +22,9 @@ from postbus.config.shape import places
 from postbus.event.cloudevents import attributes, kafka_binary
 from postbus.event.model import Event
 from postbus.sinks import Rejected, Retry, Sent
+from postbus.sinks.settings import signing_key
 from postbus.sinks.webhook.answers import outcome_of
-from postbus.sinks.webhook.signing import key_of, signature
+from postbus.sinks.webhook.signing import signature
 from tests.peers import need
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -175,7 +176,7 @@ def test_signatures_are_verified_as_told(verify: Callable[[str, Mapping[str, str
     body, now_s = '{"ü": 1}'.encode(), int(time.time())
 
     def headers(sent_s: int) -> dict[str, str]:
-        signed = signature([key_of(other), key_of(ours)], EVENT.id, sent_s, body)
+        signed = signature([signing_key(other), signing_key(ours)], EVENT.id, sent_s, body)
         return {"webhook-id": EVENT.id, "webhook-timestamp": str(sent_s), "webhook-signature": signed}
 
     assert verify(ours, headers(now_s), body)

@@ -43,3 +43,10 @@ def test_pause(failures: int, luck: float, after_s: float | None, expected: floa
 def test_giving_up(attempt: int, age_s: float, required: bool, expected: str | None) -> None:
     """A delivery is given up by its attempts or its age."""
     assert expected == exhausted(attempt, age_s, SETTINGS, required=required)
+
+
+def test_by_default_age_comes_first() -> None:
+    """A receiver that answers 500 to everything for days costs no mail: even the shortest pauses outlast the age."""
+    defaults = RetrySettings()
+    shortest_s = sum(delay_s(failures, defaults, 0.0) for failures in range(1, defaults.attempts_max))
+    assert shortest_s > defaults.age_max_s >= 5 * 86_400

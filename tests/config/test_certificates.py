@@ -108,3 +108,33 @@ def test_tls_without_a_certificate_is_an_error() -> None:
     """Asking for STARTTLS takes a certificate."""
     with pytest.raises(ConfigurationError, match="mode starttls needs a certificate"):
         load(None, {"POSTBUS__LISTENERS__SMTP__TLS__MODE": "starttls"})
+
+
+def sink_findings(**tls: Path) -> list[tuple[str, str]]:
+    """Return where, and what, is wrong with the files of a webhook's TLS."""
+    environ = {f"POSTBUS__SINKS__HOOK__TLS__{field.upper()}": str(path) for field, path in tls.items()}
+    known = {"POSTBUS__SINKS__HOOK__KIND": "webhook", "POSTBUS__SINKS__HOOK__URL": "https://hook.example.org/"}
+    found = check(load(None, {**known, **environ, "POSTBUS__SPOOL__FOLDER": "/tmp"}))
+    return [(finding.path, finding.message) for finding in found if finding.severity == "error"]
+
+
+def test_the_files_of_a_sink_are_loaded(tmp_path: Path) -> None:
+    """What can be read and is no certificate is found before any mail is; what has only expired is the receiver's business."""
+    good, expired, other = pair(tmp_path, "good"), pair(tmp_path, "old", NOW - 2 * DAY, NOW - DAY), pair(tmp_path, "other")
+    junk = tmp_path / "junk"
+    junk.write_text("junk")
+    assert [] == sink_findings(ca=good[0], certificate=good[0], key=good[1])
+    assert [] == sink_findings(certificate=expired[0], key=expired[1])
+    assert [("sinks.hook.tls.ca", f"there is no certificate of an authority in {junk}")] == sink_findings(ca=junk)
+    assert [("sinks.hook.tls.key", f"the key is not the one of {good[0]}")] == sink_findings(certificate=good[0], key=other[1])
+
+
+def test_the_authorities_of_clients_are_loaded(tmp_path: Path) -> None:
+    """A file that can be read and holds none would be found at the first handshake otherwise."""
+    junk = tmp_path / "junk"
+    junk.write_text("junk")
+    certificate, key = pair(tmp_path, "good")
+    files = {"CERTIFICATE": certificate, "KEY": key, "CLIENT_CA": junk}
+    environ = {f"POSTBUS__LISTENERS__SMTP__TLS__{field}": str(path) for field, path in files.items()}
+    found = check(load(None, {**environ, "POSTBUS__LISTENERS__SMTP__TLS__MODE": "starttls", "POSTBUS__SPOOL__FOLDER": str(tmp_path)}))
+    assert ["listeners.smtp.tls.client_ca"] == [finding.path for finding in found]

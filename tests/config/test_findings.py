@@ -279,6 +279,32 @@ BAD_FILES = [
         id="a secret in no variable",
     ),
     pytest.param(
+        "sinks: {k: {kind: webhook, url: 'https://x/', authorization: {env: hunter2}}}\n" + TO_KAFKA,
+        "file:1: sinks.k.authorization: no secret in the environment variable ***; set the variable",
+        id="a secret where a variable's name belongs",
+    ),
+    pytest.param(
+        ROUTES + "sidecar: {token_env: hunter2}\n",
+        "file:3: sidecar.token_env: the environment variable *** is not set; set it, or use token_file",
+        id="a token where a variable's name belongs",
+    ),
+    pytest.param(
+        "sinks: {k: {kind: kafka, bootstrap: [x], topic: m, tls: {ca: /dev/null}}}\n" + TO_KAFKA,
+        "file:1: sinks.k.tls.ca: there is no certificate of an authority in /dev/null; put PEM certificates there: "
+        "-----BEGIN CERTIFICATE-----",
+        id="an authority that is none",
+    ),
+    pytest.param(
+        "sinks: {k: {kind: webhook, url: 'https://x/', tls: {certificate: /dev/null}}}\n" + TO_KAFKA,
+        "file:1: sinks.k.tls.certificate: there is no certificate in the file; put the certificate first, then its chain",
+        id="a client certificate that is none",
+    ),
+    pytest.param(
+        "sinks: {k: {kind: file, path: ./events}, l: {kind: file, path: events}}\nroutes: [{name: all, match: '*', sinks: [k, l]}]\n",
+        'file:1: sinks.l.path: the sink "k" writes there too; give each its own, or use one for both',
+        id="two sinks, one file",
+    ),
+    pytest.param(
         "sinks: {k: {kind: kafka, bootstrap: [x], topic: m, tls: {ca: /nowhere/ca}}}\n" + TO_KAFKA,
         "file:1: sinks.k.tls.ca: /nowhere/ca does not exist; check the path, or mount the file",
         id="an authority in no file",
@@ -343,7 +369,7 @@ BAD_FILES = [
         id="a pattern twice",
     ),
     pytest.param(
-        "sinks: {k: {kind: file}, l: {kind: file}}\n" + TO_KAFKA,
+        "sinks: {k: {kind: file}, l: {kind: file, path: ./l}}\n" + TO_KAFKA,
         "file:1: sinks.l: no route leads here; name it in a route's `sinks` or `best_effort`, or remove it (warning)",
         id="a sink for nothing",
     ),

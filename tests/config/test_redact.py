@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from postbus.config import check, load, redacted
-from postbus.config.redact import MASK, PLAIN, URLS, bare_url
+from postbus.config.redact import FORMS, MASK, PLAIN, bare_pattern, bare_url
 from postbus.config.shape import choices, places, shape_of
 from postbus.config.tree import Settings
 
@@ -18,7 +18,7 @@ WITH_SECRETS = """
 sinks:
   hook:
     kind: webhook
-    url: https://hooks.example.org/services/T000/canary-7f3a?token=canary-7f3a
+    url: https://hooks.example.org/canary-7f3a?token=canary-7f3a
     authorization: {env: HOOK_AUTHORIZATION}
     signing_secrets: [{file: SECRET_FILE}]
     headers: {X-Api-Key: canary-7f3a, name: canary-7f3a, path: canary-7f3a}
@@ -28,7 +28,10 @@ sinks:
     topic: mail
     sasl: {mechanism: PLAIN, username: canary-7f3a, password: {env: KAFKA_PASSWORD}}
   other: {kind: another_package, path: canary-7f3a, nested: {url: [canary-7f3a]}}
-routes: [{name: all, match: '*', sinks: [hook, queue]}]
+  third: {kind: webhook, url: https://third.example.org/, authorization: {env: canary-7f3a}}
+routes:
+- {name: one, match: [canary-7f3a@example.org, canary-7f3a+*@*, '/canary-7f3a@.+/'], sinks: [third]}
+- {name: all, match: '*', sinks: [hook, queue]}
 telemetry: {otlp_endpoint: "https://canary-7f3a:canary-7f3a@otlp.example.org/v1?key=canary-7f3a"}
 sidecar: {token_file: SECRET_FILE}
 """
@@ -73,7 +76,7 @@ def test_what_is_not_known_to_be_harmless_is_masked() -> None:
         if (place := shape_of(field.annotation))
         and any(leaf is str or leaf is Path for leaf in place)
         and not choices(place)
-        and path[-1] not in PLAIN | URLS
+        and path[-1] not in PLAIN | FORMS.keys()
     }
     assert {"Sasl.username"} == masked
 
@@ -81,14 +84,15 @@ def test_what_is_not_known_to_be_harmless_is_masked() -> None:
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        pytest.param("https://host/path", "https://host/path", id="plain"),
+        pytest.param("https://host/", "https://host/", id="plain"),
         pytest.param("https://host:8443", "https://host:8443", id="port"),
-        pytest.param("http://[::1]:80/x", "http://[::1]:80/x", id="IPv6"),
-        pytest.param("https://user@host/", f"https://{MASK}@host/", id="user"),
-        pytest.param("https://user:pa55@host/", f"https://{MASK}@host/", id="password"),
-        pytest.param("https://host/?token=x", f"https://host/?{MASK}", id="query"),
-        pytest.param("https://host/a#x", "https://host/a", id="fragment"),
-        pytest.param("https://host/services/T000/B000/XXXX", f"https://host/services/T000/{MASK}", id="long path"),
+        pytest.param("http://[::1]:80/", "http://[::1]:80/", id="IPv6"),
+        pytest.param("https://user@host/", f"https://host/{MASK}", id="user"),
+        pytest.param("https://user:pa55@host/", f"https://host/{MASK}", id="password"),
+        pytest.param("https://host/?token=x", f"https://host/{MASK}", id="query"),
+        pytest.param("https://host/#x", "https://host/", id="fragment"),
+        pytest.param("https://host/0b8b4f1c", f"https://host/{MASK}", id="a token is the path"),
+        pytest.param("https://host/services/T000/B000/XXXX", f"https://host/{MASK}", id="long path"),
         pytest.param("https://host:port/", MASK, id="bad port"),
         pytest.param("secret", MASK, id="no URL"),
     ],
@@ -96,3 +100,22 @@ def test_what_is_not_known_to_be_harmless_is_masked() -> None:
 def test_bare_url(url: str, expected: str) -> None:
     """A URL is shown without the places where secrets travel."""
     assert expected == bare_url(url)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        pytest.param("*", "*", id="everyone"),
+        pytest.param("*@example.org", "*@example.org", id="a domain"),
+        pytest.param("postmaster", "postmaster", id="postmaster"),
+        pytest.param("Postmaster@*", "Postmaster@*", id="every postmaster"),
+        pytest.param("ann@example.org", f"{MASK}@example.org", id="an address"),
+        pytest.param('"a@b"@example.org', f"{MASK}@example.org", id="a quoted local part"),
+        pytest.param("ann-*@*.example.org", f"{MASK}@*.example.org", id="part of an address"),
+        pytest.param("/ann@.+/", f"/{MASK}/", id="a regular expression"),
+        pytest.param("ann", MASK, id="no pattern"),
+    ],
+)
+def test_bare_pattern(pattern: str, expected: str) -> None:
+    """A pattern is shown without whom it names."""
+    assert expected == bare_pattern(pattern)

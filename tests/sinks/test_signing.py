@@ -10,7 +10,8 @@ import standardwebhooks
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postbus.sinks.webhook.signing import key_of, signature
+from postbus.sinks.settings import signing_key
+from postbus.sinks.webhook.signing import signature
 
 KEY = bytes(range(32))
 
@@ -20,7 +21,7 @@ def test_the_published_example() -> None:
     secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
     when = datetime.fromtimestamp(1_614_265_330, tz=UTC)
     expected = standardwebhooks.Webhook(secret).sign("msg_p5jXN8AQM9LWM0D4loKWxJek", when, '{"test": 2432232314}')
-    assert signature([key_of(secret)], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, b'{"test": 2432232314}') == expected
+    assert signature([signing_key(secret)], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, b'{"test": 2432232314}') == expected
     assert expected == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
@@ -57,7 +58,7 @@ def test_an_id_with_a_dot_is_refused() -> None:
 )
 def test_a_secret_is_its_key(secret: str) -> None:
     """Padding is optional."""
-    assert key_of(secret) == KEY
+    assert signing_key(secret) == KEY
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,6 @@ def test_a_secret_is_its_key(secret: str) -> None:
 def test_what_is_no_secret_is_refused_without_repeating_it(secret: str, expected: str) -> None:
     """The message says what is wrong and shows nothing of the secret."""
     with pytest.raises(ValueError, match=expected) as caught:
-        key_of(secret)
+        signing_key(secret)
     body = secret.removeprefix("whsec_").removeprefix("whsk_")
     assert not body or body not in str(caught.value)

@@ -13,6 +13,7 @@ from postbus.app import guide, rooms
 from postbus.bridge.spool import DeadLetter as Kept
 from postbus.bridge.spool import Spool
 from postbus.config import redacted, schema
+from postbus.config.redact import bare_pattern
 from postbus.sidecar.status import Changed, Check, DeadLetter, DeadLetterPage, Reloaded
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class View:
             "configuration": {
                 "file": str(process.file or "embedded defaults"),
                 "sha256": process.loaded.sha256,
-                "problems": list(process.problems),
+                "problems": _counted(process.problems),
             },
             "listeners": {
                 name: {"addresses": listener.addresses, "protocol": listener.settings.protocol, "sessions": listener.sessions}
@@ -83,7 +84,7 @@ class View:
             },
             "sessions": {"open": sum(listener.sessions for listener in process.listeners.values())},
             "routes": {
-                name: {"match": match, "acceptance": acceptance, "mode": mode, "sinks": sinks}
+                name: {"match": " ".join(map(bare_pattern, match.split())), "acceptance": acceptance, "mode": mode, "sinks": sinks}
                 for name, match, acceptance, mode, sinks in rooms.told(process.settings)
             },
             "sinks": self._sinks(),
@@ -131,6 +132,11 @@ class View:
     def config_schema(self) -> Mapping[str, object]:
         """Return the schema of the configuration."""
         return schema()
+
+
+def _counted(problems: Sequence[str]) -> list[str]:
+    """Return how many *problems* there are, for an open page: each repeats a part of the configuration."""
+    return [f"{len(problems)} to mend: the log and `postbus check` name them"] if problems else []
 
 
 class Admin:

@@ -33,7 +33,9 @@ class SpoolSettings(BaseModel):
         description="Size of a file that is given back when the disk is full, so that deliveries can be recorded.",
     )
     dead_letter_age_max_s: int = Field(default=30 * 86_400, ge=60, description="Dead letters older than this are dropped.")
-    dead_letters_max: int = Field(default=100_000, ge=1, description="Dead letters kept; the oldest beyond are dropped.")
+    dead_letters_max: int = Field(
+        default=100_000, ge=1, description="Dead letters kept; beyond: 452, until some are replayed, dropped or too old."
+    )
 
 
 class RetrySettings(BaseModel):
@@ -46,7 +48,14 @@ class RetrySettings(BaseModel):
     max_delay_s: float = Field(default=300.0, gt=0, description="No pause of ours is longer.")
     jitter: float = Field(default=0.2, ge=0, le=1, description="Each pause is made longer or shorter by up to this share.")
     retry_after_max_s: float = Field(default=3_600.0, ge=0, description="A sink that asks for a longer pause (Retry-After) gets this one.")
-    attempts_max: int = Field(default=25, ge=1, description="Failures of one event by itself before it is a dead letter.")
+    attempts_max: int = Field(
+        default=10_000,
+        ge=1,
+        description=(
+            "Failures of one event by itself before it is a dead letter. So many take longer than `age_max_s`: a receiver that fails over "
+            "everything for a weekend costs no mail."
+        ),
+    )
     age_max_s: float = Field(
         default=5 * 86_400.0, gt=0, description="An event not delivered by this age is a dead letter at its next failure."
     )

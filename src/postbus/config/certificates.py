@@ -36,6 +36,20 @@ class Verdict:
 
 def look(certificate: Path, key: Path | None) -> Verdict:
     """Return whether a server can show *certificate*, whose private key is in *key*, or beside it."""
+    trouble = trouble_showing(certificate, key)
+    if trouble is not None:
+        return trouble
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate, key)
+    pem = certificate.read_text("ascii")
+    return _handshake(server, pem[: pem.index(PEM_END)] + PEM_END)
+
+
+def trouble_showing(certificate: Path, key: Path | None) -> Verdict | None:
+    """Return what keeps *certificate*, whose private key is in *key* or beside it, from being shown; ``None`` if nothing does.
+
+    Its dates are not looked at: a client's certificate that has expired is no reason not to start and keep mail in the spool.
+    """
     for at, path in (("certificate", certificate), ("key", key)):
         unreadable = trouble_reading(path) if path else None
         if unreadable:
@@ -46,12 +60,23 @@ def look(certificate: Path, key: Path | None) -> Verdict:
         return Verdict("the file is not PEM", "convert it: openssl x509 -inform der -in FILE -out FILE.pem")
     if PEM_END not in pem:
         return Verdict("there is no certificate in the file", "put the certificate first, then its chain")
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        server.load_cert_chain(certificate, key, password=_no_password)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=_no_password)
     except (ssl.SSLError, ValueError, _EncryptedKeyError) as error:
         return _pair_trouble(error, certificate, key)
-    return _handshake(server, pem[: pem.index(PEM_END)] + PEM_END)
+    return None
+
+
+def trouble_trusting(ca: Path) -> tuple[str, str] | None:
+    """Return what keeps *ca* from being a list of authorities, and what would be right; ``None`` if nothing does."""
+    unreadable = trouble_reading(ca)
+    if unreadable:
+        return unreadable
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(ca)
+    except ssl.SSLError:
+        return f"there is no certificate of an authority in {ca}", "put PEM certificates there: -----BEGIN CERTIFICATE-----"
+    return None
 
 
 def trouble_reading(path: Path) -> tuple[str, str] | None:

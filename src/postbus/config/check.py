@@ -6,11 +6,9 @@ starting, a warning is for ``postbus check`` and the log.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path as FilePath
@@ -34,13 +32,12 @@ from postbus.sinks.settings import (
     SecretMissingError,
     SinkSettings,
     WebhookSettings,
+    signing_key,
+    variable_shown,
 )
 
 EXPIRY_WARNING_S = 14 * 86_400
 """cert-manager renews 30 days before the end by default: with 14 left, renewal has failed for a while."""
-
-SIGNING_KEY_OCTETS = range(24, 65)
-"""Standard Webhooks 1.0.0: a symmetric key of 24 to 64 octets, base64 behind ``whsec_``."""
 
 _PROBE_OCTETS = 1 << 30
 
@@ -59,8 +56,8 @@ def check(known: Loaded | ConfigurationError, now_s: float | None = None) -> lis
         return list(known.findings)
     settings, now_s = known.settings, time.time() if now_s is None else now_s
     errors: Sequence[Callable[[Settings], Iterable[Trouble]]] = (
-        _route_names, _route_sinks, _route_patterns, _hold_routes, _required_for_ready, _addresses, _listener_tls, _sink_files, _plugins,
-        _folders,
+        _route_names, _route_sinks, _route_patterns, _hold_routes, _required_for_ready, _addresses, _listener_tls, _sink_files, _one_writer,
+        _plugins, _folders,
     )  # fmt: skip
     warnings: Sequence[Callable[[Settings], Iterable[Trouble]]] = (
         _never_reached, _postmaster, _unused_sinks, _room, _times, partial(_expiring, now_s=now_s),
@@ -153,6 +150,21 @@ def _hold_routes(settings: Settings) -> Iterator[Trouble]:
             yield ("routes", index, "sinks"), said, "require a Kafka, webhook or fsynced file sink, or set acceptance to spool"
 
 
+def _one_writer(settings: Settings) -> Iterator[Trouble]:
+    """Yield the file sinks that would write between each other's lines."""
+    writers: dict[str, str] = {}
+    for name, sink in settings.sinks.items():
+        if isinstance(sink, FileSettings):
+            place = sink.path if sink.path == "-" else os.path.realpath(sink.path)
+            if place in writers:
+                yield (
+                    ("sinks", name, "path"),
+                    f"the sink {quoted(writers[place])} writes there too",
+                    "give each its own, or use one for both",
+                )
+            writers.setdefault(place, name)
+
+
 @dataclass(frozen=True, slots=True)
 class _AnySink:
     event_max_octets: int = _PROBE_OCTETS
@@ -213,9 +225,9 @@ def _listener_tls(settings: Settings) -> Iterator[Trouble]:
     for name, listener, verdict in _tls_listeners(settings):
         if verdict.trouble:
             yield ("listeners", name, "tls", verdict.at), verdict.trouble, verdict.remedy
-        unreadable = certificates.trouble_reading(listener.tls.client_ca) if listener.tls.client_ca else None
-        if unreadable:
-            yield ("listeners", name, "tls", "client_ca"), *unreadable
+        untrusted = certificates.trouble_trusting(listener.tls.client_ca) if listener.tls.client_ca else None
+        if untrusted:
+            yield ("listeners", name, "tls", "client_ca"), *untrusted
 
 
 def _expiring(settings: Settings, now_s: float) -> Iterator[Trouble]:
@@ -246,7 +258,8 @@ def _sink_files(settings: Settings) -> Iterator[Trouble]:
         if unreadable:
             yield ("sidecar", "token_file"), *unreadable
     elif settings.sidecar.token_env is not None and not os.environ.get(settings.sidecar.token_env):
-        yield ("sidecar", "token_env"), f"the environment variable {settings.sidecar.token_env} is not set", "set it, or use token_file"
+        said = f"the environment variable {variable_shown(settings.sidecar.token_env)} is not set"
+        yield ("sidecar", "token_env"), said, "set it, or use token_file"
 
 
 def _plugins(settings: Settings) -> Iterator[Trouble]:
@@ -274,11 +287,12 @@ def _topic_routes(name: str, sink: KafkaSettings, routes: list[str]) -> Iterator
 
 
 def _client_tls(path: Path, tls: ClientTls | None) -> Iterator[Trouble]:
-    files: Mapping[str, FilePath | None] = {"ca": tls.ca, "certificate": tls.certificate, "key": tls.key} if tls else {}
-    for field, file in files.items():
-        unreadable = certificates.trouble_reading(file) if file else None
-        if unreadable:
-            yield (*path, field), *unreadable
+    untrusted = certificates.trouble_trusting(tls.ca) if tls and tls.ca else None
+    if untrusted:
+        yield (*path, "ca"), *untrusted
+    unfit = certificates.trouble_showing(tls.certificate, tls.key) if tls and tls.certificate else None
+    if unfit:
+        yield (*path, unfit.at), unfit.trouble, unfit.remedy
 
 
 def _secret(path: Path, secret: Secret | None, judge: Callable[[str], tuple[str, str] | None] | None = None) -> Iterator[Trouble]:
@@ -301,10 +315,10 @@ def _secret(path: Path, secret: Secret | None, judge: Callable[[str], tuple[str,
 def _signing_trouble(text: str) -> tuple[str, str] | None:
     remedy = "write whsec_ and base64 of 24 to 64 random octets: echo whsec_$(head -c 32 /dev/urandom | base64)"
     try:
-        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
-    except (binascii.Error, ValueError):
-        return "the signing secret is not base64", remedy
-    return None if len(key) in SIGNING_KEY_OCTETS else (f"the signing secret has {len(key)} octets", remedy)
+        signing_key(text)
+    except ValueError as error:
+        return str(error), remedy
+    return None
 
 
 def _folders(settings: Settings) -> Iterator[Trouble]:

@@ -7,7 +7,7 @@ out as asterisks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,25 +16,20 @@ from pydantic import BaseModel
 from postbus.config import shape
 from postbus.config.finding import Path, dotted
 from postbus.config.load import Loaded, Origins
+from postbus.sinks.settings import variable_shown
 
 MASK = "***"
 
 PLAIN = frozenset(
     {
-        "address", "allow", "best_effort", "bootstrap", "ca", "certificate", "client_ca", "client_id", "env", "file", "folder", "hostname",
-        "ident", "key", "kind", "match", "name", "path", "require_sink", "sinks", "source", "token_env", "token_file", "topic", "topics",
+        "address", "allow", "best_effort", "bootstrap", "ca", "certificate", "client_ca", "client_id", "file", "folder", "hostname",
+        "ident", "key", "kind", "name", "path", "require_sink", "sinks", "source", "token_file", "topic", "topics",
     }
 )  # fmt: skip
 """Fields whose text is shown as it is: names, addresses and the places of secrets, never secrets."""
 
-URLS = frozenset({"url", "otlp_endpoint"})
-"""Fields whose text is shown as a URL without user, password, query and fragment."""
-
 FOREIGN = "settings of another package"
 """Stands for the field where we know nothing of a setting but its name."""
-
-PATHS_MAX_SHOWN = 2
-"""Path segments of a URL that are shown: some services put a token into the path (``/services/T000/B000/XXXX``)."""
 
 
 def redacted(loaded: Loaded) -> dict[str, Any]:
@@ -61,7 +56,9 @@ def _shown(value: object, path: Path, field: str, known: Origins, origins: dict[
     origins[dotted(path)] = known.of(path)
     if value is None or isinstance(value, bool | int | float) or not field:
         return value
-    return bare_url(str(value)) if field in URLS else str(value) if field in PLAIN else MASK
+    if field in FORMS:
+        return FORMS[field](str(value))
+    return str(value) if field in PLAIN else MASK
 
 
 def is_choice(settings: BaseModel, name: str) -> bool:
@@ -71,7 +68,7 @@ def is_choice(settings: BaseModel, name: str) -> bool:
 
 
 def bare_url(text: str) -> str:
-    """Return *text* without what a URL can hide: user, password, query, fragment, and all but the start of a long path."""
+    """Return scheme, host and port of *text*: tokens travel in every other part, in the path too (``/services/T000/B000/XXXX``)."""
     try:
         parts = urlsplit(text)
         port = f":{parts.port}" if parts.port else ""
@@ -80,8 +77,28 @@ def bare_url(text: str) -> str:
     if not parts.scheme or not parts.hostname:
         return MASK
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    user = f"{MASK}@" if parts.username or parts.password else ""
-    query = f"?{MASK}" if parts.query else ""
-    segments = parts.path.split("/")
-    path = "/".join([*segments[: PATHS_MAX_SHOWN + 1], MASK]) if len(segments) > PATHS_MAX_SHOWN + 1 else parts.path
-    return f"{parts.scheme}://{user}{host}{port}{path}{query}"
+    rest = f"/{MASK}" if parts.path not in ("", "/") or parts.query or parts.username or parts.password else parts.path
+    return f"{parts.scheme}://{host}{port}{rest}"
+
+
+def bare_pattern(text: str) -> str:
+    """Return a recipient pattern without whom it names: local parts and regular expressions are masked, domains are not."""
+    if text.startswith("/"):
+        return f"/{MASK}/"
+    local, at, domain = text.rpartition("@")
+    if (local if at else domain).lower() in ANYBODY:
+        return text
+    return f"{MASK}@{domain}" if at else MASK
+
+
+ANYBODY = ("*", "postmaster")
+"""Local parts that name nobody in particular."""
+
+FORMS: Mapping[str, Callable[[str], str]] = {
+    "env": variable_shown,
+    "match": bare_pattern,
+    "otlp_endpoint": bare_url,
+    "token_env": variable_shown,
+    "url": bare_url,
+}
+"""Fields whose text is shown in part, by what leaves the rest out."""

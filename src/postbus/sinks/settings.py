@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import re
+from base64 import b64decode
+from binascii import Error as Base64Error
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -30,6 +32,15 @@ HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 OWN_HEADERS = ("content-type", "content-length", "content-encoding", "transfer-encoding", "connection", "host", "expect", "upgrade")
 """Request headers that are the sink's own business, beside ``webhook-*`` and ``ce-*``."""
+
+
+SIGNING_PREFIX = "whsec_"
+"""How a Standard Webhooks secret begins; what follows is base64, padding optional."""
+SIGNING_KEY_MIN_OCTETS, SIGNING_KEY_MAX_OCTETS = 24, 64
+"""Standard Webhooks 1.0.0, symmetric keys."""
+
+VARIABLE_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
+"""How environment variables are named (POSIX.1-2017 s8.1). Anything else may be the secret itself, put where its place belongs."""
 
 
 class SecretMissingError(ValueError):
@@ -58,7 +69,8 @@ class Secret(BaseModel):
         """
         text = self._file_text(self.file) if self.file is not None else os.environ.get(self.env or "", "")
         if not text.strip():
-            raise SecretMissingError(f"no secret in {self.file or f'the environment variable {self.env}'}")
+            place = self.file or f"the environment variable {variable_shown(self.env or '')}"
+            raise SecretMissingError(f"no secret in {place}")
         return text.strip()
 
     @staticmethod
@@ -68,6 +80,29 @@ class Secret(BaseModel):
                 return file.read(SECRET_MAX_OCTETS).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise SecretMissingError(f"the secret file {path} cannot be read: {error}") from error
+
+
+def variable_shown(name: str) -> str:
+    """Return the name of an environment variable fit for logs and pages; asterisks for what does not look like one."""
+    return name if VARIABLE_NAME.fullmatch(name) else "***"
+
+
+def signing_key(secret: str) -> bytes:
+    """Return the key in a Standard Webhooks *secret*.
+
+    Raises:
+        ValueError: it is none; the text does not repeat it.
+    """
+    if not secret.startswith(SIGNING_PREFIX):
+        raise ValueError(f"a signing secret begins with {SIGNING_PREFIX}")
+    text = secret.removeprefix(SIGNING_PREFIX).rstrip("=")
+    try:
+        key = b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (Base64Error, ValueError):
+        raise ValueError(f"what follows {SIGNING_PREFIX} in a signing secret is base64") from None
+    if not SIGNING_KEY_MIN_OCTETS <= len(key) <= SIGNING_KEY_MAX_OCTETS:
+        raise ValueError(f"a signing secret has {SIGNING_KEY_MIN_OCTETS} to {SIGNING_KEY_MAX_OCTETS} octets, not {len(key)}")
+    return key
 
 
 class ClientTls(BaseModel):
@@ -125,7 +160,7 @@ class KafkaSettings(BaseModel):
     )
     max_request_octets: int = Field(
         default=MIB,
-        ge=16 * KIB,
+        ge=64 * KIB,
         le=256 * MIB,
         description="Largest record, uncompressed, with key and headers; not above the topic's `max.message.bytes`.",
     )
@@ -192,7 +227,8 @@ class WebhookSettings(BaseModel):
     )
     authorization: Secret | None = Field(default=None, description="Value of the Authorization header, such as `Bearer ...`.")
     headers: Annotated[Mapping[str, str], AfterValidator(_checked_headers)] = Field(
-        default_factory=dict, description="Further request headers. No secrets here: `/config` shows them."
+        default_factory=dict,
+        description="Further request headers. No secrets here: they would stand in the configuration file. `/config` shows only the names.",
     )
     tls: ClientTls = Field(default_factory=ClientTls, description="Authorities and client certificate of an https URL.")
     private: bool | None = Field(

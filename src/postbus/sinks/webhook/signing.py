@@ -1,32 +1,10 @@
-"""Standard Webhooks 1.0.0 signatures (v1: HMAC-SHA256 over ``id.timestamp.body``). Pure."""
+"""Standard Webhooks 1.0.0 signatures (v1: HMAC-SHA256 over ``id.timestamp.body``). Pure. Keys: ``sinks.settings.signing_key``."""
 
 from __future__ import annotations
 
 import hmac
-from base64 import b64decode, b64encode
-from binascii import Error as Base64Error
+from base64 import b64encode
 from collections.abc import Sequence
-
-SECRET_PREFIX = "whsec_"  # noqa: S105 - the public part
-SECRET_MIN_OCTETS, SECRET_MAX_OCTETS = 24, 64
-
-
-def key_of(secret: str) -> bytes:
-    """Return the key in *secret* (``whsec_`` and base64, padding optional).
-
-    Raises:
-        ValueError: it is none; the text does not repeat it.
-    """
-    if not secret.startswith(SECRET_PREFIX):
-        raise ValueError(f"a signing secret begins with {SECRET_PREFIX}")
-    text = secret.removeprefix(SECRET_PREFIX).rstrip("=")
-    try:
-        key = b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except (Base64Error, ValueError):
-        raise ValueError(f"what follows {SECRET_PREFIX} in a signing secret is base64") from None
-    if not SECRET_MIN_OCTETS <= len(key) <= SECRET_MAX_OCTETS:
-        raise ValueError(f"a signing secret has {SECRET_MIN_OCTETS} to {SECRET_MAX_OCTETS} octets, not {len(key)}")
-    return key
 
 
 def signature(keys: Sequence[bytes], event_id: str, timestamp_s: int, body: bytes) -> str:
@@ -40,5 +18,12 @@ def signature(keys: Sequence[bytes], event_id: str, timestamp_s: int, body: byte
     """
     if "." in event_id:
         raise ValueError(f"{event_id!r}: an id with a dot cannot be signed")
-    signed = b"%b.%d.%b" % (event_id.encode(), timestamp_s, body)
-    return " ".join(f"v1,{b64encode(hmac.digest(key, signed, 'sha256')).decode()}" for key in keys)
+    head = b"%b.%d." % (event_id.encode(), timestamp_s)
+    return " ".join(f"v1,{b64encode(_digest(key, head, body)).decode()}" for key in keys)
+
+
+def _digest(key: bytes, head: bytes, body: bytes) -> bytes:
+    """Return the HMAC of *head* and *body*, without making a copy of a large body to join them."""
+    made = hmac.new(key, head, "sha256")
+    made.update(body)
+    return made.digest()

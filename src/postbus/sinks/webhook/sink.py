@@ -16,12 +16,11 @@ from postbus import __version__, telemetry
 from postbus.event.model import Event
 from postbus.sinks import Health, Outcome, Rejected, Retry, Sent
 from postbus.sinks.budget import Budget
-from postbus.sinks.settings import SecretMissingError, WebhookSettings
+from postbus.sinks.settings import SecretMissingError, WebhookSettings, signing_key
 from postbus.sinks.tls import client_context
 from postbus.sinks.webhook.answers import GONE, failure_of, outcome_of
 from postbus.sinks.webhook.egress import Egress, names_inside
 from postbus.sinks.webhook.request import request_of
-from postbus.sinks.webhook.signing import key_of
 from postbus.sinks.webhook.transport import Client, Transport
 
 CONNECTION_LOST = (aiohttp.ServerDisconnectedError, ConnectionResetError, BrokenPipeError, aiohttp.ClientConnectionResetError)
@@ -189,5 +188,5 @@ class WebhookSink:
             if not (value.isprintable() and value.isascii()):
                 raise SecretMissingError("`authorization` is not printable ASCII")
             headers.append(("authorization", value))
-        keys = tuple(key_of(secret.read()) for secret in settings.signing_secrets)
+        keys = tuple(signing_key(secret.read()) for secret in settings.signing_secrets)
         return tuple(headers), keys, client_context(settings.tls) if self.secure else True
