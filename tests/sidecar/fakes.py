@@ -11,7 +11,7 @@ import httpx
 from postbus.sidecar.app import make_app
 from postbus.sidecar.server import Sidecar
 from postbus.sidecar.settings import SidecarSettings
-from postbus.sidecar.status import Changed, Check, DeadLetter, DeadLetterPage, Reloaded
+from postbus.sidecar.status import Changed, Check, DeadLetter, DeadLetterPage, NoCursorError, Reloaded
 
 TOKEN = "canary-token-5f1e"
 MAILBOX = "canary-mailbox@example.com"
@@ -75,11 +75,15 @@ class FakeDeadLetters:
     async def page(self, *, sink: str | None, after: str | None, limit: int) -> DeadLetterPage:
         """Return the one letter."""
         self.asked.append(("page", sink, after))
+        if after == "nonsense":
+            raise NoCursorError
         return DeadLetterPage([LETTER][:limit], total=1, next_after=None)
 
     async def replay(self, *, event_id: str | None, sink: str | None, after: str | None, limit: int | None) -> Changed:
         """Replay the letter if it is meant."""
         self.asked.append(("replay", event_id, sink))
+        if after == "nonsense":
+            raise NoCursorError
         return Changed(int(event_id in {None, LETTER.event_id}))
 
     async def drop(self, *, event_id: str | None, sink: str | None, after: str | None, limit: int | None) -> Changed:

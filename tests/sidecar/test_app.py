@@ -168,6 +168,8 @@ async def test_dead_letters_are_listed_replayed_and_dropped(postbus: House) -> N
     assert 404 == (await http.post("/dead-letters/drop?event_id=unknown")).status_code
     assert 422 == (await http.post("/dead-letters/drop")).status_code
     assert 422 == (await http.get("/dead-letters?limit=100000")).status_code
+    assert 422 == (await http.get("/dead-letters?after=nonsense")).status_code
+    assert 422 == (await http.post("/dead-letters/replay?after=nonsense")).status_code
     assert 405 == (await http.get("/dead-letters/replay")).status_code
     assert ("replay", None, "orders") in postbus.letters.asked
 

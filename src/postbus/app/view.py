@@ -14,7 +14,7 @@ from postbus.bridge.spool import DeadLetter as Kept
 from postbus.bridge.spool import Spool
 from postbus.config import redacted, schema
 from postbus.config.redact import bare_pattern
-from postbus.sidecar.status import Changed, Check, DeadLetter, DeadLetterPage, Reloaded
+from postbus.sidecar.status import Changed, Check, DeadLetter, DeadLetterPage, NoCursorError, Reloaded
 
 if TYPE_CHECKING:
     from postbus.app.process import Process
@@ -175,7 +175,10 @@ class Admin:
         found: list[Kept] = []
         cursor = after or ""
         while True:
-            page = await spool.dead_letters(PAGE, cursor)
+            try:
+                page = await spool.dead_letters(PAGE, cursor)
+            except ValueError as error:
+                raise NoCursorError(str(error)) from error
             for letter in page:
                 if event_id in {None, letter.event_id} and sink in {None, letter.sink}:
                     found.append(letter)

@@ -8,7 +8,8 @@ body is ever held. An endpoint that raises is a mistake of ours: a fixed text fo
 from __future__ import annotations
 
 import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from postbus import __version__, telemetry
 from postbus.sidecar.page import CONTENT_SECURITY_POLICY, as_html, as_text
 from postbus.sidecar.probes import judge, judge_one
-from postbus.sidecar.status import Actions, Check, DeadLetters, Status
+from postbus.sidecar.status import Actions, Check, DeadLetters, NoCursorError, Status
 from postbus.sidecar.token import Tokens, admits
 from postbus.telemetry.exposition import render_metrics
 
@@ -202,6 +203,14 @@ def _action(request: Request) -> str:
     return str(getattr(route, "name", "unknown"))
 
 
+@contextmanager
+def _cursor_checked() -> Iterator[None]:
+    try:
+        yield
+    except NoCursorError:
+        raise HTTPException(422, "after: this is no next_after of a page before") from None
+
+
 def _dead_letters(letters: DeadLetters | None) -> APIRouter:
     router = APIRouter()
 
@@ -214,7 +223,8 @@ def _dead_letters(letters: DeadLetters | None) -> APIRouter:
         request: Request, action: str, event_id: str | None, sink: str | None, after: str | None, limit: int | None
     ) -> Response:
         book = kept()
-        changed = await (book.replay if action == "replay" else book.drop)(event_id=event_id, sink=sink, after=after, limit=limit)
+        with _cursor_checked():
+            changed = await (book.replay if action == "replay" else book.drop)(event_id=event_id, sink=sink, after=after, limit=limit)
         telemetry.admin_acted(action=_action(request), outcome="done" if changed.count else "nothing", peer=_peer(request))
         if event_id is not None and not changed.count and changed.next_after is None:
             raise HTTPException(404, "there is no such dead letter")
@@ -226,7 +236,8 @@ def _dead_letters(letters: DeadLetters | None) -> APIRouter:
         after: Cursor = None,
         limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
     ) -> Response:
-        return _json(asdict(await kept().page(sink=sink, after=after, limit=limit)))
+        with _cursor_checked():
+            return _json(asdict(await kept().page(sink=sink, after=after, limit=limit)))
 
     @router.post("/dead-letters/replay", summary="Deliver one, a sink's or all again, with ids unchanged", name="dead_letters.replay")
     async def replay(

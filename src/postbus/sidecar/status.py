@@ -43,6 +43,10 @@ class DeadLetter:
     attempts: int
 
 
+class NoCursorError(ValueError):
+    """What was passed as *after* is no cursor of ours."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeadLetterPage:
     """Some dead letters, oldest first; *next_after* continues the list, ``None`` ends it."""
@@ -95,7 +99,7 @@ class Status(Protocol):
 
 
 class DeadLetters(Protocol):
-    """The dead letters of the spool."""
+    """The dead letters of the spool. All raise ``NoCursorError``."""
 
     async def page(self, *, sink: str | None, after: str | None, limit: int) -> DeadLetterPage:
         """Return at most *limit* letters of *sink* (``None``: of all) behind the cursor *after*."""

@@ -297,7 +297,7 @@ def spool_job_crashed(*, error: BaseException) -> None:
 
 
 def dead_letter_dropped(*, sink: str, event: str) -> None:
-    """A dead letter grew too old, or there were too many."""
+    """A dead letter grew too old."""
     _count("postbus_dead_letters_dropped_total", sink)
     _log("warning", "dead_letter.dropped", sink=sink, event_id=event)
 

@@ -19,7 +19,7 @@ from postbus.bridge.spool.folder import Folder
 from postbus.bridge.spool.groups import Commit, Group, Line
 from postbus.bridge.spool.housekeeping import Chores, Findings, care, watch
 from postbus.bridge.spool.records import Body, DeadLetter, Delivery, Held, Mark, Numbers, Page, Slot, State, reason
-from postbus.bridge.spool.tables import row_of
+from postbus.bridge.spool.tables import place_of, row_of
 from postbus.bridge.spool.writer import Writer
 from postbus.bridge.spool_settings import RetrySettings, SpoolSettings
 from postbus.event.mail import Mail
@@ -172,13 +172,6 @@ class Spool:
         """What ``gate`` means, for logs and status pages; ``""`` when mail can be taken."""
         return self._full(0) or "" if self._state == "open" and self._accepting else self._reason
 
-    @property
-    def room_octets(self) -> int:
-        """Return how large a message may be now, by the spool's bounds."""
-        numbers, settings = self.numbers, self.settings
-        room = settings.max_octets - numbers.octets - numbers.spilled_octets
-        return max(0, min(room, numbers.free_octets - settings.free_min_octets))
-
     def _full(self, size_octets: int) -> str | None:
         numbers, settings = self.numbers, self.settings
         if self._disk_full:
@@ -187,6 +180,8 @@ class Spool:
             return f"{numbers.octets + numbers.spilled_octets} of {settings.max_octets} octets are in use"
         if numbers.messages >= settings.max_messages:
             return f"{numbers.messages} of {settings.max_messages} messages are held"
+        if (letters := sum(numbers.dead_letters.values())) >= settings.dead_letters_max:
+            return f"{letters} of {settings.dead_letters_max} dead letters are kept: replay or drop some"
         if numbers.free_octets - size_octets <= settings.free_min_octets:
             return f"{numbers.free_octets} octets are free on the disk, {settings.free_min_octets} must stay"
         return None
@@ -397,6 +392,7 @@ class Spool:
         row = commit.row
         if commit.future.cancelled():  # nobody answered 250: take it out again
             self._line.removals.append(row.seq)
+            self._line.recount |= bool(commit.marks)
             telemetry.spool_withdrawn(message=commit.mail.id)
             return None
         path = self.folder.bodies / row.file if row.file is not None else None
@@ -505,8 +501,9 @@ class Spool:
 
     async def dead_letters(self, limit: int = 100, after: str = "") -> list[DeadLetter]:
         """Return at most *limit* dead letters, the oldest first, behind the cursor *after*. ``ValueError``: that is no cursor."""
+        place = place_of(after)
         await self.flush()
-        return await self._writer.run(lambda: self._database.dead_letters(limit, after))
+        return await self._writer.run(lambda: self._database.dead_letters(limit, place))
 
     async def dead_letter(self, event_id: str, sink: str) -> tuple[DeadLetter, Delivery] | None:
         """Return one dead letter and its delivery (for rendering), ``None`` if there is none of that name."""

@@ -22,7 +22,7 @@ import orjson
 
 from postbus.bridge.spool.faults import SpoolDamaged, SpoolFailed, SpoolFault, SpoolFull, SpoolRefused, SpoolUnwritable
 from postbus.bridge.spool.records import DeadLetter, Delivery, Held, Mark, Page, Slot, State
-from postbus.bridge.spool.tables import APPLICATION_ID, FORMAT, SCHEMA, SETUP, Row, finished, letter_of
+from postbus.bridge.spool.tables import APPLICATION_ID, FORMAT, SCHEMA, SETUP, Place, Row, finished, letter_of
 from postbus.event.mail import mail_from_bytes
 
 ROWS_PER_STATEMENT = 64
@@ -31,6 +31,9 @@ VACUUM_PAGES = 1_000
 
 ROW = "seq, received_ms, size_octets, slots, deliveries, file, checksum, mail, body"
 IN_LIST = "IN (SELECT value FROM json_each(?))"
+AMONG = f"message {IN_LIST}"
+UNDECIDED = "slots > (SELECT count(*) FROM mark WHERE mark.message = seq)"
+"""Passes over dead letters and retries without reading their bodies."""
 SOUND = "seq NOT IN (SELECT seq FROM damaged)"
 MARK = "INSERT OR REPLACE INTO mark VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
@@ -85,6 +88,7 @@ class Database:
         self.path = path
         self.newest = 0
         self._oldest = 0  # nothing older is owed: spares walking over dead letters again
+        self._dead: Counter[str] = Counter()  # dead letters by sink, counted on: there may be many
         self.holes: list[str] = []
         self._bodies = bodies
         self._connection: sqlite3.Connection | None = None
@@ -124,6 +128,7 @@ class Database:
             connection.executescript(SCHEMA)
         else:
             connection.executescript("BEGIN IMMEDIATE; DELETE FROM mark WHERE message NOT IN (SELECT seq FROM message); COMMIT;")
+        self._oldest, self._dead = 0, self._count_dead(connection, "1")
 
     def close(self) -> None:
         """Fold the log into the database and let the file go. Harmless when it is not open."""
@@ -145,7 +150,7 @@ class Database:
             if busy:
                 raise SpoolFailed("cannot fold the log: it is in use")
         if refused:
-            self.apply((), (), refused)
+            self.apply((), (), refused, recount=True)
 
     @property
     def _sql(self) -> sqlite3.Connection:
@@ -176,22 +181,26 @@ class Database:
             rows: messages to hold, in order of seq.
             marks: what became of slots; a message all of whose slots are done goes.
             removals: messages to forget whatever their slots say.
-            recount: count the dead letters again.
+            recount: dead letters come or go with this group.
         """
+        touched = _list({mark.seq for mark in marks}.union(removals)) if recount else "[]"
         with self._transaction("cannot commit") as sql:
+            before = self._count_dead(sql, AMONG, touched) if recount else None
             self._insert(sql, rows)
             gone, partial = finished(marks)
             if partial:
                 self._marked = True
                 sql.executemany(MARK, partial)
-                self._oldest = 0 if recount else self._oldest
+                self._oldest = min(self._oldest, *(mark.seq for mark in partial))  # a dead letter may be owed again
                 gone += self._completed(sql, {mark.seq for mark in partial if mark.state == State.DONE})
             gone += removals
             messages, octets, files = self._delete(sql, gone) if gone else (0, 0, None)
-            dead_letters = self._dead_letters(sql) if recount else None
+            after = self._count_dead(sql, AMONG, touched) if recount else None
+        if before is not None and after is not None:
+            self._dead = self._dead + after - before
         if rows:
             self.newest = max(self.newest, rows[-1].seq)
-        return Applied(messages, octets or 0, tuple(files.split(",")) if files else (), dead_letters)
+        return Applied(messages, octets or 0, tuple(files.split(",")) if files else (), dict(self._dead) if recount else None)
 
     def _insert(self, sql: sqlite3.Connection, rows: Sequence[Row]) -> None:
         start = 0
@@ -259,7 +268,7 @@ class Database:
             sound = "message NOT IN (SELECT seq FROM damaged)"
             decided = f"SELECT sink, count(*) FROM mark WHERE state != {State.RETRY} AND {sound} GROUP BY sink"  # noqa: S608
             tally.pending.subtract(dict(self._sql.execute(decided).fetchall()))
-            tally.dead_letters = self._dead_letters(self._sql)
+            tally.dead_letters = dict(self._dead)
             tally.damaged = len(damaged)
             self._marked = self._sql.execute("SELECT 1 FROM mark LIMIT 1").fetchone() is not None
         self.newest = tally.newest
@@ -274,7 +283,7 @@ class Database:
         octets, upto, complete = 0, self.newest, True
         damage: list[tuple[int, str]] = []
         with database_faults("cannot read the backlog"):
-            for row in self._walk(ROW, after, f"{SOUND} AND instr(deliveries, ?)", f'"{sink}"'):
+            for row in self._walk(ROW, after, f"{SOUND} AND instr(deliveries, ?) AND {UNDECIDED}", f'"{sink}"'):
                 held = self._held(Row(*row), damage)
                 if held is not None:
                     decided = {number for (number,) in self._sql.execute("SELECT number FROM mark WHERE message = ?", (held.seq,))}
@@ -321,18 +330,15 @@ class Database:
         with database_faults("cannot read the oldest message"):
             query = f"SELECT seq, received_ms FROM message WHERE seq >= ? AND {alive} AND {SOUND} ORDER BY seq LIMIT 1"  # noqa: S608
             found = self._sql.execute(query, (self._oldest,)).fetchone()
-        if found is None:
-            return None
-        self._oldest = found[0]
-        return int(found[1])
+        self._oldest = self.newest + 1 if found is None else found[0]
+        return None if found is None else int(found[1])
 
     # --- dead letters
 
-    def dead_letters(self, limit: int, after: str) -> list[DeadLetter]:
-        """Return at most *limit* dead letters, the oldest first, beginning behind the cursor *after* (``""``: from the start)."""
-        key = tuple(int(part) for part in after.split(".")) if after else (-1, -1, -1)
+    def dead_letters(self, limit: int, after: Place) -> list[DeadLetter]:
+        """Return at most *limit* dead letters, the oldest first, beginning behind the place *after*."""
         where = "(at_ms, message, number) > (?, ?, ?) ORDER BY at_ms, message, number LIMIT ?"
-        return self._letters(where, (*key, limit))
+        return self._letters(where, (*after, limit))
 
     def dead_mark(self, event_id: str, sink: str) -> Mark | None:
         """Return the mark of one dead letter, ``None`` if there is none of that name."""
@@ -358,14 +364,11 @@ class Database:
             raise SpoolDamaged(damage[0][1])
         return letter_of(mark, held), Delivery(held, mark.number, mark.attempt)
 
-    def expired(self, before_ms: int, keep: int, limit: int) -> list[Mark]:
-        """Return at most *limit* dead letters to drop: those given up before *before_ms*, and the oldest beyond the newest *keep*."""
-        where = f"FROM mark WHERE state = {State.DEAD}"
+    def expired(self, before_ms: int, limit: int) -> list[Mark]:
+        """Return at most *limit* dead letters that were given up before *before_ms*, the oldest first."""
+        where = f"state = {State.DEAD} AND at_ms < ? ORDER BY at_ms, message, number LIMIT ?"
         with database_faults("cannot read old dead letters"):
-            (count,) = self._sql.execute(f"SELECT count(*) {where}").fetchone()
-            rows = self._sql.execute(f"SELECT * {where} ORDER BY at_ms, message, number LIMIT ?", (limit,)).fetchall()
-        marks = [Mark(*row) for row in rows]
-        return [mark for index, mark in enumerate(marks) if mark.at_ms < before_ms or index < count - keep]
+            return [Mark(*row) for row in self._sql.execute(f"SELECT * FROM mark WHERE {where}", (before_ms, limit)).fetchall()]  # noqa: S608
 
     def _letters(self, where: str, parameters: tuple[object, ...]) -> list[DeadLetter]:
         letters = []
@@ -380,9 +383,9 @@ class Database:
         return letters
 
     @staticmethod
-    def _dead_letters(sql: sqlite3.Connection) -> dict[str, int]:
-        counts = sql.execute(f"SELECT sink, count(*) FROM mark WHERE state = {State.DEAD} GROUP BY sink").fetchall()  # noqa: S608
-        return dict(counts)
+    def _count_dead(sql: sqlite3.Connection, where: str, *parameters: object) -> Counter[str]:
+        query = f"SELECT sink, count(*) FROM mark WHERE state = {State.DEAD} AND {where} GROUP BY sink"  # noqa: S608
+        return Counter(dict(sql.execute(query, parameters).fetchall()))
 
     # --- rows and damage
 

@@ -57,7 +57,7 @@ def care(folder: Folder, database: Database, settings: SpoolSettings, chores: Ch
     expired: list[Mark] = []
     if chores.retention:
         before_ms = chores.now_ms - settings.dead_letter_age_max_s * 1000
-        expired = database.expired(before_ms, settings.dead_letters_max, RETENTION_STEP)
+        expired = database.expired(before_ms, RETENTION_STEP)
     if chores.idle:
         database.vacuum()
     return Findings(free_octets, spilled_octets, looked=True, oldest_ms=database.oldest_ms(), expired=tuple(expired))

@@ -10,6 +10,7 @@ is simply the message table in order. A message goes when all its slots are done
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -22,6 +23,9 @@ from postbus.event.mail import Mail, mail_to_bytes
 
 FORMAT = 1
 """What this code writes and reads; kept in ``user_version``."""
+Place = tuple[int, int, int]
+"""Of a dead letter in their list: when it was given up, seq of its message, number of its slot."""
+CURSOR = re.compile(r"-?[0-9]{1,18}\.[0-9]{1,18}\.[0-9]{1,9}", re.ASCII)
 APPLICATION_ID = 0x70_6F_73_74
 PAGE_OCTETS = 16_384
 INTEGER_MIN = -(1 << 63)
@@ -108,6 +112,16 @@ def finished(marks: Sequence[Mark]) -> tuple[list[int], list[Mark]]:
         gone += whole
         rest = [mark for mark in rest if mark.seq not in whole]
     return gone, rest
+
+
+def place_of(cursor: str) -> Place:
+    """Return the place that a dead letter's *cursor* names, for ``""`` the one before all. ``ValueError``: it names none."""
+    if not cursor:
+        return (-1, -1, -1)
+    if CURSOR.fullmatch(cursor) is None:
+        raise ValueError("this is no cursor of a list of dead letters")
+    at_ms, seq, number = map(int, cursor.split("."))
+    return (at_ms, seq, number)
 
 
 def letter_of(mark: Mark, held: Held | None) -> DeadLetter:
