@@ -194,6 +194,79 @@ async def test_too_large_is_rejected(tmp_path: Path) -> None:
     assert not (tmp_path / "f").exists()
 
 
+# --- one writer
+
+
+async def test_a_file_has_one_writer(tmp_path: Path) -> None:
+    """A second sink, as a reload makes one, neither writes nor mends until the first has stopped; then it goes on by itself."""
+    path = tmp_path / "events.jsonl"
+    first, second, half = sample(), sample(), b'{"id":'
+    async with writing(path) as old, writing(path) as new:
+        assert await old.send(first) == Sent()
+        with path.open("ab") as file:
+            file.write(half)  # what a line looks like while the first writes it
+        assert await new.send(second) == Retry("not written: another sink, or another process, writes to this file")
+        assert path.read_bytes() == structured(first) + b"\n" + half
+        await old.stop(1)
+        assert await new.send(second) == Sent()
+        assert new.health().ok
+    assert path.read_bytes() == structured(first) + b"\n" + structured(second) + b"\n"
+
+
+async def test_no_event_is_lost_while_one_sink_follows_another(tmp_path: Path) -> None:
+    """Senders that move from the old sink to the new one, as at a reload under load: all that was acknowledged is there."""
+    path, acknowledged = tmp_path / "events.jsonl", list[str]()
+    async with writing(path) as old, writing(path) as new:
+
+        async def send(sinks: tuple[FileSink, ...]) -> None:
+            for sink in sinks:
+                for _ in range(20):
+                    event = sample(octets=3000)
+                    acknowledged.extend([event.id] if await sink.send(event) == Sent() else [])
+
+        async def hand_over() -> None:
+            while len(acknowledged) < 200:
+                await asyncio.sleep(0)
+            await old.stop(5)
+
+        await asyncio.gather(hand_over(), *(send((old, new)) for _ in range(50)))
+        last = sample()
+        await until_sent(new, last)
+    written = {orjson.loads(line)["id"] for line in path.read_bytes().splitlines()}
+    assert not set(acknowledged) - written
+    assert last.id in written
+
+
+async def test_the_writer_survives_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """What is no error of the disk is logged and costs one attempt, not the sink."""
+    path, before, event = tmp_path / "events.jsonl", sample(), sample()
+    async with writing(path) as sink:
+        assert await sink.send(before) == Sent()
+        real = os.write
+
+        def fail(fd: int, octets: bytes) -> int:
+            real(fd, octets[:10])
+            raise MemoryError
+
+        monkeypatch.setattr(os, "write", fail)
+        outcome = await sink.send(event)
+        monkeypatch.undo()
+        assert outcome == Retry("not written: failed in postbus: MemoryError")
+        assert path.read_bytes() == structured(before) + b"\n"
+        assert await sink.send(event) == Sent()
+    assert path.read_bytes() == structured(before) + b"\n" + structured(event) + b"\n"
+
+
+async def test_an_event_that_cannot_be_encoded_takes_no_room(tmp_path: Path) -> None:
+    """Whatever becomes of an event, its octets are given back."""
+    async with writing(tmp_path / "f", event_max_octets=20_000) as sink:
+        with pytest.raises(TypeError):
+            await sink.send(sample()._replace(subject="\udcff"))
+        await sink.send(sample(octets=20_000))
+        await sink.send(sample())
+        assert sink._budget.used_octets == 0
+
+
 # --- a slow disk
 
 

@@ -5,6 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+from postbus.event.model import Event
+
+ATTRIBUTES_OCTETS = 1024
+"""What an event usually needs beside data and envelope."""
+
+
+def weight_of(event: Event) -> int:
+    """Return about how many octets *event* has when it is sent: known before anything is made of it, so that the budget comes first."""
+    return len(event.data) + len(event.envelope) + ATTRIBUTES_OCTETS
+
 
 class Budget:
     """Octets that may be in flight at once, handed out first come, first served.
@@ -17,8 +27,11 @@ class Budget:
         self.used_octets = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
-    async def take(self, octets: int, timeout_s: float) -> bool:
-        """Take *octets*, waiting at most *timeout_s*; return whether they were granted. The common case does not suspend."""
+    async def take(self, octets: int, timeout_s: float | None) -> bool:
+        """Take *octets*, waiting at most *timeout_s* (``None``: until they are there); return whether they were granted.
+
+        The common case does not suspend.
+        """
         if self.try_take(octets):
             return True
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()

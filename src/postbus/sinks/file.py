@@ -9,6 +9,9 @@ States of the file's end, and who cleans:
   whole    the last octet is LF
   torn     a line without its LF, after a crash or a full disk; none of it was acknowledged, since that takes the whole group
            -> taken off when the file is opened, and at once when a write fails half-way
+A torn end and a line that somebody is just writing look the same. So the file is locked (flock) for as long as it is open, and nobody
+mends or cuts it without the lock: who finds it taken, as a sink made by a reload does until the old one has stopped, asks for the
+events again.
 Acknowledgement is the return of fsync (of write, without ``fsync``). An fsync that failed is never tried twice: the kernel may have
 marked the pages clean. The file is opened anew, and the events are written again.
 """
@@ -17,11 +20,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import fcntl
 import os
 import select
 import stat
 import sys
 import threading
+import traceback
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -29,7 +35,7 @@ from postbus import telemetry
 from postbus.event.cloudevents import structured
 from postbus.event.model import Event
 from postbus.sinks import Health, Outcome, Rejected, Retry, Sent
-from postbus.sinks.budget import Budget
+from postbus.sinks.budget import Budget, weight_of
 from postbus.sinks.settings import FileSettings
 
 STDOUT = "-"
@@ -47,13 +53,21 @@ class StalledError(OSError):
     """What was to be written waited too long: for a disk, for a reader of standard output."""
 
 
+class TakenError(OSError):
+    """Somebody else has the file open to write."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EWOULDBLOCK, "another sink, or another process, writes to this file")
+
+
 class Group:
     """Lines that are written together, and who waits for each. A waiter that is done stopped waiting: its line need not be written."""
 
-    __slots__ = ("lines", "timer", "waiters")
+    __slots__ = ("lines", "timer", "waiters", "weight")
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
+        self.weight = 0
         self.waiters: list[asyncio.Future[OSError | None]] = []
         self.timer: asyncio.TimerHandle | None = None
 
@@ -98,15 +112,18 @@ class FileSink:
 
     async def send(self, event: Event) -> Outcome:
         """Append *event* as one line and wait until it is written (and on disk, if so configured)."""
-        line = structured(event) + b"\n"
-        if len(line) > self.event_max_octets:
-            return Rejected(f"the event has {len(line)} octets, this sink takes {self.event_max_octets}")
-        if not self._budget.try_take(len(line)) and not await self._budget.take(len(line), self._settings.timeout_s):
+        weight = weight_of(event)
+        if not self._budget.try_take(weight) and not await self._budget.take(weight, self._settings.timeout_s):
             return self._failure("what was to be written before is not written yet")
-        if self._stopping or self._loop is None:
-            self._budget.give(len(line))
-            return Retry("stopping")
-        error = await self._enqueue(self._loop, line)
+        waiter: asyncio.Future[OSError | None] | Outcome | None = None
+        try:
+            waiter = self._enqueued(event, weight)
+        finally:
+            if not isinstance(waiter, asyncio.Future):
+                self._budget.give(weight)
+        if not isinstance(waiter, asyncio.Future):
+            return waiter
+        error = await waiter
         if error is not None:
             return self._failure(f"not written: {error.strerror or error}", error)
         self._trouble = None
@@ -134,8 +151,14 @@ class FileSink:
 
     # --- groups
 
-    def _enqueue(self, loop: asyncio.AbstractEventLoop, line: bytes) -> asyncio.Future[OSError | None]:
-        """Add *line* to the group that goes next; return what its writing will set."""
+    def _enqueued(self, event: Event, weight: int) -> asyncio.Future[OSError | None] | Outcome:
+        """Add *event* to the group that goes next, which gives *weight* back; return what its writing will set, or why it was not added."""
+        loop = self._loop
+        if self._stopping or loop is None:
+            return Retry("stopping")
+        line = structured(event) + b"\n"
+        if len(line) > self.event_max_octets:
+            return Rejected(f"the event has {len(line)} octets, this sink takes {self.event_max_octets}")
         group = self._gathering
         if group.timer is None:
             # One timer for all of a group, which its first line starts: the others wait a little less than their time.
@@ -144,6 +167,7 @@ class FileSink:
                 # Not at once: everybody who is ready in this turn of the loop comes along.
                 loop.call_soon(self._hand_over)
         waiter: asyncio.Future[OSError | None] = loop.create_future()
+        group.weight += weight
         group.lines.append(line)
         group.waiters.append(waiter)
         return waiter
@@ -160,7 +184,7 @@ class FileSink:
         self._writing = None
         if group.timer is not None:
             group.timer.cancel()
-        self._budget.give(sum(map(len, group.lines)))
+        self._budget.give(group.weight)
         group.finish(error)
         self._hand_over()
 
@@ -169,7 +193,7 @@ class FileSink:
         group.finish(StalledError(f"not within {self._settings.timeout_s:g} s"))
         if group is self._gathering:
             self._gathering = Group()
-            self._budget.give(sum(map(len, group.lines)))
+            self._budget.give(group.weight)
 
     def _failure(self, why: str, error: OSError | None = None) -> Retry:
         """Return a retry, and say so once."""
@@ -181,18 +205,26 @@ class FileSink:
     # --- in the thread
 
     def _write_groups(self) -> None:
-        """Write group after group until ``None`` comes."""
+        """Write group after group until ``None`` comes. Nothing that happens to one of them ends it."""
         assert self._loop is not None
         while (group := self._queue.get()) is not None:
-            error: OSError | None = None
-            try:
-                self._target.write(b"".join(line for line, waiter in zip(group.lines, group.waiters, strict=True) if not waiter.done()))
-            except OSError as caught:
-                error = caught
+            error = self._write(group)
             # The loop may be gone when the process ends over a stuck write: then nobody waits any more.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._written, group, error)
-        self._target.close()
+        with contextlib.suppress(OSError):
+            self._target.close()
+
+    def _write(self, group: Group) -> OSError | None:
+        """Write *group*; return why it was not written."""
+        try:
+            self._target.write(b"".join(line for line, waiter in zip(group.lines, group.waiters, strict=True) if not waiter.done()))
+        except OSError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - the top of a thread: whatever it is (no memory, say), the next group is written
+            telemetry.task_restarted(task=f"sink {self.name}: writer", error=repr(error), after_s=0.0, traceback=traceback.format_exc())
+            return OSError(f"failed in postbus: {type(error).__name__}")
+        return None
 
 
 class LogFile:
@@ -215,8 +247,9 @@ class LogFile:
             self._append(octets, size)
             if self._fsync:
                 os.fdatasync(self._fd)
-        except OSError:
-            self.close()
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self.close()
             raise
 
     def give_up(self) -> None:
@@ -229,16 +262,17 @@ class LogFile:
             os.close(fd)
 
     def _open(self) -> int:
-        """Open the file, make it if need be, take a torn line off its end, and return its size."""
+        """Open the file, make it if need be, lock it, take a torn line off its end, and return its size."""
         new = not self._path.exists()
         self._fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         found = os.fstat(self._fd)
         self._identity = (found.st_dev, found.st_ino)
         if not stat.S_ISREG(found.st_mode):
             return 0
+        lock(self._fd)
         if new and self._fsync:
             sync_folder(self._path.parent)
-        return self._repaired(found.st_size)
+        return self._repaired(os.fstat(self._fd).st_size)
 
     def _repaired(self, size: int) -> int:
         """Take a torn last line off: it was never acknowledged, and its event comes again. Return the size then."""
@@ -252,7 +286,7 @@ class LogFile:
         """Write all of *octets*, or leave the file as it was: *start* octets long."""
         try:
             write_all(self._fd, octets)
-        except OSError:
+        except BaseException:
             # A full disk takes half a line; should this fail too, the next opening repairs it.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, start)
@@ -303,6 +337,14 @@ class Stream:
 
 
 Target = LogFile | Stream
+
+
+def lock(fd: int) -> None:
+    """Be the only one who writes to the file *fd*, until it is closed. Raises TakenError at once if somebody is already."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise TakenError from None
 
 
 def write_all(fd: int, octets: bytes) -> None:
