@@ -99,9 +99,14 @@ class ManualClock:
 
     ms: int = NOW_MS
     timers: list[ManualTimer] = field(default_factory=list)
+    set_by_ms: int = 0
 
     def now_ms(self) -> int:
-        """Return the time shown."""
+        """Return the time shown; *set_by_ms* is what somebody has set it by."""
+        return self.ms + self.set_by_ms
+
+    def steady_ms(self) -> int:
+        """Return the time that passes."""
         return self.ms
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> ManualTimer:

@@ -83,6 +83,11 @@ def break_database(spool: Spool, monkeypatch: pytest.MonkeyPatch, fault: Excepti
     return left
 
 
+def full_disk(*_: Any) -> None:
+    """Stand for anything that writes."""
+    raise SpoolFull("no room")
+
+
 @asynccontextmanager
 async def held_up(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     """Hold the writer's next group up until the block ends."""
@@ -714,6 +719,37 @@ async def test_two_spools_on_one_folder(tmp_path: Path) -> None:
         with pytest.raises(SpoolRefused):
             await second.open()
         await commit(spool, "a")
+
+
+# --- a clock that is set
+
+
+async def test_a_retry_does_not_wait_for_a_clock_set_back(tmp_path: Path) -> None:
+    """A pause of a second lasts a second, whatever the machine's clock is set to meanwhile."""
+    clock = ManualClock()
+    async with opened(tmp_path, clock) as spool:
+        spool.retry(Delivery(await commit(spool, "a"), 0), clock.steady_ms() + 1000, "later")
+        clock.set_by_ms = -3_600_000
+        assert [] == await due(spool)
+        clock.advance(1)
+        assert ["a-0"] == await due(spool)
+
+
+async def test_no_retry_waits_long_after_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that was years ahead before the restart costs an hour, not years; a full disk does not keep the spool from opening."""
+    async with opened(tmp_path, ManualClock(2 * NOW_MS)) as spool:
+        spool.retry(Delivery(await commit(spool, "a"), 0), 2 * NOW_MS + 1000, "later")
+    spool = Spool(settings(tmp_path), clock=ManualClock())
+    with monkeypatch.context() as patch:
+        patch.setattr(spool._database, "_transaction", full_disk)
+        await spool.open()
+        assert [] == await due(spool)
+    await spool.close()
+    clock = ManualClock()
+    async with opened(tmp_path, clock) as spool:
+        assert [] == await due(spool)
+        clock.advance(3600)
+        assert ["a-0"] == await due(spool)
 
 
 # --- housekeeping

@@ -35,6 +35,8 @@ LOOK_S = 0.1
 """How often the free space is looked at; in between, what was written counts against it."""
 TICK_S = 1.0
 RETENTION_TICKS = 60
+RETRY_WAIT_MAX_MS = 3_600_000
+"""No retry waits longer than this after a start: the clock that said when it is due may have been wrong."""
 REOPEN = RetrySettings(first_delay_s=1.0, max_delay_s=60.0)
 
 Closed = Literal["full", "unhealthy"]
@@ -126,6 +128,8 @@ class Spool:
             if not self._database.holes:  # with rows unreadable, nobody knows which files they named
                 orphans = self.folder.sweep(tally.files)
                 telemetry.spool_swept(orphans=orphans)
+            with suppress(SpoolFull):  # then they wait as they are
+                self._database.hasten(self._clock.steady_ms() + RETRY_WAIT_MAX_MS)
             self.folder.fill_ballast()
             self.numbers.free_octets = self.folder.free_octets()
         except BaseException:
@@ -264,7 +268,7 @@ class Spool:
         self._mark(Mark(held.seq, 0, 1, State.DONE) if whole else self._mark_of(delivery, State.DONE, 0, "", 0), delivery)
 
     def retry(self, delivery: Delivery, due_ms: int, why: str) -> None:
-        """The event steps aside until *due_ms*; ``delivery.attempt`` is kept with it."""
+        """The event steps aside until *due_ms*, by the steady clock; ``delivery.attempt`` is kept with it."""
         self._post(self._mark_of(delivery, State.RETRY, due_ms, why, delivery.since_ms))
 
     def dead(self, delivery: Delivery, why: str) -> None:
@@ -476,8 +480,8 @@ class Spool:
     async def due(self, sink: str, limit: int, max_octets: int) -> Page:
         """Return retries to *sink* that are due now. Those returned before must have been decided, or they come again."""
         await self.flush()
-        now_ms = self._clock.now_ms()
-        page = await self._writer.run(lambda: self._database.due(sink, now_ms, limit, max_octets))
+        steady_ms, now_ms = self._clock.steady_ms(), self._clock.now_ms()
+        page = await self._writer.run(lambda: self._database.due(sink, steady_ms, limit, max_octets, now_ms))
         self._tell_holes()
         self._decide(sink, page.damaged)
         return page
@@ -518,7 +522,7 @@ class Spool:
         now_ms = self._clock.now_ms()
         self.numbers.pending[sink] = self.numbers.pending.get(sink, 0) + 1
         self._line.recount = True
-        self._post(mark._replace(state=State.RETRY, attempt=0, due_ms=now_ms, at_ms=now_ms))
+        self._post(mark._replace(state=State.RETRY, attempt=0, due_ms=self._clock.steady_ms(), at_ms=now_ms))
         await self.flush()
         if self.on_replay is not None:
             self.on_replay(sink)

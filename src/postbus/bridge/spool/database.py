@@ -297,8 +297,13 @@ class Database:
         self._tell(damage, now_ms)
         return Page(tuple(deliveries), max(upto, after), complete, len(damage))
 
-    def due(self, sink: str, now_ms: int, limit: int, max_octets: int) -> Page:
-        """Return retries to *sink* that are due by *now_ms*, the longest due first."""
+    def hasten(self, due_ms: int) -> None:
+        """Let every retry be due at *due_ms* at the latest."""
+        with self._transaction("cannot read the retries") as sql:
+            sql.execute(f"UPDATE mark SET due_ms = ? WHERE state = {State.RETRY} AND due_ms > ?", (due_ms, due_ms))  # noqa: S608
+
+    def due(self, sink: str, by_ms: int, limit: int, max_octets: int, now_ms: int) -> Page:
+        """Return retries to *sink* that are due by *by_ms*, the longest due first. *now_ms*: for damage met on the way."""
         deliveries: list[Delivery] = []
         octets = 0
         damage: list[tuple[int, str]] = []
@@ -311,7 +316,7 @@ class Database:
         next_due_ms: int | None = None
         with database_faults("cannot read the retries"):
             for seq, number, attempt, due_ms, at_ms in self._sql.execute(query, (sink, limit + 1)).fetchall():
-                if due_ms > now_ms or len(deliveries) >= limit or octets >= max_octets:
+                if due_ms > by_ms or len(deliveries) >= limit or octets >= max_octets:
                     next_due_ms = due_ms
                     break
                 if seq not in held_by_seq:
