@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
+from postbus import telemetry
 from postbus.bridge import intake
+from postbus.bridge.budget import Budget
 from postbus.bridge.intake import PublishingHandler, Terms
+from postbus.bridge.outcomes import Unfit
 from postbus.bridge.routing import Router
 from postbus.bridge.settings import RouteSettings
 from postbus.bridge.spool import Slot, SpoolFailed, SpoolFull, slots_of
@@ -76,19 +79,25 @@ class Courier:
         """Say which sink is away."""
         return next((name for name in sinks if name in self.away), None)
 
-    async def deliver_now(self, mail: Mail, body: Body, deadline_s: float) -> Sequence[Outcome]:
-        """Return the outcomes as told, once nothing is waited for."""
+    async def deliver_now(self, mail: Mail, body: Body, deadline_s: float, memory: Budget) -> Sequence[Mapping[str, Outcome]]:
+        """Return the outcomes as told, once nothing is waited for; each is every sink's but where a sink has its own."""
+        await memory.take(body.size_octets)
         if self.waiting:
             await self.waiting.wait()
+        memory.give(body.size_octets)
         self.delivered.append(mail)
-        return [self.outcomes.get(recipient.address, Sent()) for recipient in mail.recipients]
+        return [
+            {sink: self.outcomes.get(sink) or self.outcomes.get(recipient.address, Sent()) for sink in recipient.sinks}
+            for recipient in mail.recipients
+        ]
 
 
 ROUTES = [
     {"name": "orders", "match": "orders@x.org", "sinks": "kafka"},
     {"name": "teams", "match": r"/(?P<team>[a-z]+)@teams\.org/", "sinks": "kafka", "best_effort": "audit"},
     {"name": "raw", "match": "raw@x.org", "sinks": "small", "mode": "raw"},
-    {"name": "held", "match": ["held@x.org", "held2@x.org"], "sinks": "kafka", "acceptance": "hold"},
+    {"name": "pair", "match": ["pair@x.org", "pair2@x.org"], "sinks": ["kafka", "hook"], "acceptance": "hold"},
+    {"name": "held", "match": ["held@x.org", "held2@x.org", "held3@x.org"], "sinks": "kafka", "acceptance": "hold"},
     {"name": "hook", "match": "hook@x.org", "sinks": "hook", "acceptance": "hold"},
 ]
 
@@ -272,6 +281,8 @@ async def test_a_spool_that_fails_at_commit_is_4xx(bench: Bench, fault: Exceptio
         pytest.param(Sent(), 250, id="sent"),
         pytest.param(Retry("the broker's secret name"), 451, id="retry"),
         pytest.param(Rejected("the receiver's words"), 554, id="rejected"),
+        pytest.param(Rejected("413", too_large=True), 451, id="a limit we were not told of: an operator's mistake"),
+        pytest.param(Unfit("no event holds it"), 552, id="neither parsed nor small enough to go as it is"),
     ],
 )
 async def test_a_held_message_is_answered_by_its_sinks(bench: Bench, outcome: Outcome, code: int) -> None:
@@ -294,6 +305,66 @@ async def test_lmtp_gives_each_recipient_its_own_fate() -> None:
     bench.courier.outcomes = {"hook@x.org": Retry("down"), "held@x.org": Sent()}
     assert [451, 250, 250, 552] == [reply.code for reply in await bench.data(b"x" * 30_000 + b"\r\n")]
     assert [["hook@x.org", "held@x.org"]] == [[recipient.address for recipient in mail.recipients] for mail in bench.courier.delivered]
+    ((spooled, _),) = bench.keeper.taken
+    assert [4, 4] == [bench.courier.delivered[0].accepted, spooled.accepted]
+
+
+class Trace:
+    """A span."""
+
+    traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    ended = 0
+
+    def end(self) -> None:
+        """Count."""
+        self.ended += 1
+
+
+@dataclass
+class Told:
+    """What telemetry was told: summaries of messages, and the one span."""
+
+    summaries: list[dict[str, Any]] = field(default_factory=list)
+    trace: Trace = field(default_factory=Trace)
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+    """Listen to what telemetry is told."""
+    told = Told()
+    monkeypatch.setattr(telemetry, "message_answered", lambda **keys: told.summaries.append(keys))
+    monkeypatch.setattr(telemetry, "trace_start", lambda *_, **__: told.trace)
+    return told
+
+
+@pytest.mark.parametrize(
+    ("lmtp", "names", "octets", "expected"),
+    [
+        pytest.param(False, ["orders"], 10, ("spool", [250]), id="spool"),
+        pytest.param(False, ["held"], 10, ("hold", [250]), id="hold"),
+        pytest.param(True, ["held", "orders"], 10, ("mixed", [250, 250]), id="both"),
+        pytest.param(False, ["raw"], 30_000, ("spool", [552]), id="refused for its size"),
+    ],
+)
+async def test_every_message_has_a_summary(told: Told, lmtp: bool, names: list[str], octets: int, expected: tuple[str, list[int]]) -> None:
+    """One line and one span for each, with what its recipients were promised and told."""
+    bench = Bench(lmtp=lmtp)
+    bench.mail()
+    for name in names:
+        bench.rcpt(f"{name}@x.org")
+    await bench.data(b"x" * octets)
+    (summary,) = told.summaries
+    assert expected == (summary["mode"], [code for _, _, code in summary["recipients"]])
+    assert 1 == told.trace.ended
+
+
+async def test_a_mistake_ends_the_span_too(bench: Bench, told: Told) -> None:
+    """Whatever the hook raises."""
+    bench.rcpt("orders@x.org")
+    bench.keeper.fault = ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError):
+        await bench.data()
+    assert 1 == told.trace.ended
 
 
 async def test_a_message_too_big_for_one_is_refused_for_all_on_smtp() -> None:
@@ -314,6 +385,26 @@ async def test_half_refused_on_smtp_keeps_the_refused_as_dead_letters(bench: Ben
     assert [250, 554] == [reply.code for reply in await bench.data()]
     ((mail, slots, why),) = bench.keeper.buried
     assert (["held2@x.org"], [Slot(0, "kafka", True)], ["too odd"]) == ([r.address for r in mail.recipients], list(slots), list(why))
+
+
+async def test_half_refused_and_wanted_again_buries_nothing(bench: Bench) -> None:
+    """The one reply will be 451: the sender comes again for all, so nothing is lost and nothing kept."""
+    bench.courier.outcomes = {"held2@x.org": Rejected("too odd"), "held3@x.org": Retry("later")}
+    for name in ("held", "held2", "held3"):
+        bench.rcpt(f"{name}@x.org")
+    said = await bench.data()
+    assert ([250, 554, 451], 451) == ([reply.code for reply in said], replies.fold(said).code)
+    assert [] == bench.keeper.buried
+
+
+async def test_only_what_was_refused_is_buried(bench: Bench) -> None:
+    """A sink that has the event already is owed nothing."""
+    for name in ("pair", "pair2"):
+        bench.rcpt(f"{name}@x.org")
+    bench.courier.outcomes = {"kafka": Sent(), "pair2@x.org": Rejected("no")}
+    assert [250, 554] == [reply.code for reply in await bench.data()]
+    ((mail, slots, why),) = bench.keeper.buried
+    assert (["pair2@x.org"], ["hook"], ["no"]) == ([r.address for r in mail.recipients], [slot.sink for slot in slots], list(why))
 
 
 async def test_half_refused_without_a_place_for_dead_letters_is_asked_for_again(bench: Bench) -> None:

@@ -1,7 +1,7 @@
 """Delivery while the sender waits: what a ``hold`` route promises with its 250.
 
 Required sinks are awaited within the deadline. A best-effort sink gets one attempt in the background, once the required ones have the
-event: after a 451 the sender comes again, and that would be the second attempt.
+event: after a 451 the sender comes again, and that would be the second attempt. What either takes in memory is bounded together.
 """
 
 from __future__ import annotations
@@ -15,19 +15,21 @@ from pathlib import Path
 from typing import Protocol
 
 from postbus import telemetry
+from postbus.bridge.budget import EVENT_COPIES, Budget
 from postbus.bridge.fates import Fates, Word
-from postbus.bridge.renderer import Renderer, Rendering
+from postbus.bridge.outcomes import WORDS, Unfit, known
+from postbus.bridge.renderer import ParserUnavailableError, Renderer, Rendering
 from postbus.event.mail import Mail
-from postbus.sinks import Outcome, Rejected, Retry, Sent, Sink
+from postbus.event.model import UnfitError
+from postbus.sinks import Outcome, Retry, Sent, Sink
 
 BACKGROUND_MAX = 1_000
-"""Best-effort sends under way; beyond, they are dropped and counted."""
+"""Best-effort sends under way, if half of the memory is left to those whose senders wait; beyond, they are dropped and counted."""
 BEST_EFFORT_TIMEOUT_S = 60.0
 PROBE_INTERVAL_S = 1.0
 """A sink in trouble gets one message so often: only mail tells that it works again, since all the rest is refused at RCPT."""
 
-_WORDS: dict[type, str] = {Sent: "sent", Retry: "retry", Rejected: "rejected"}
-_FATES: dict[type, Word] = {Sent: "delivered", Retry: "given up", Rejected: "given up"}  # the sender has been told, and comes again
+_NO_MEMORY = Retry("no memory for the event within the deadline", sink_down=False)
 
 
 class Readable(Protocol):
@@ -71,32 +73,45 @@ class Courier:
         self._probed_s.update(dict.fromkeys(troubled, now))
         return None
 
-    async def deliver_now(self, mail: Mail, body: Readable, deadline_s: float) -> list[Outcome]:
-        """Return what became of each recipient's event, in order, within *deadline_s* seconds.
+    async def deliver_now(self, mail: Mail, body: Readable, deadline_s: float, memory: Budget) -> list[dict[str, Outcome]]:
+        """Return for each recipient, in order, what became of its event at each of its required sinks, within *deadline_s* seconds.
 
-        Of several required sinks the least good outcome counts: Retry, else Rejected, else Sent.
+        What is sent at once has its place in *memory*; what finds none there waits for it, so that any number of recipients may be served.
         """
         deadline = asyncio.get_running_loop().time() + deadline_s
         rendering = self._open(mail, body)
         self._fates.begin(mail)
         wanted = [(index, sink) for index, recipient in enumerate(mail.recipients) for sink in recipient.sinks]
         if len(wanted) == 1:
-            outcomes: list[Outcome] = [await self._attempt(rendering, *wanted[0], deadline)]
+            outcomes: list[Outcome] = [await self._required(rendering, *wanted[0], deadline, memory)]
         else:
-            outcomes = await asyncio.gather(*(self._attempt(rendering, index, sink, deadline) for index, sink in wanted))
-        folded = [
-            fold([outcome for (owner, _), outcome in zip(wanted, outcomes, strict=True) if owner == index])
-            for index in range(len(mail.recipients))
-        ]
+            outcomes = await asyncio.gather(*(self._required(rendering, index, sink, deadline, memory) for index, sink in wanted))
+        found: list[dict[str, Outcome]] = [{} for _ in mail.recipients]
+        for (index, sink), outcome in zip(wanted, outcomes, strict=True):
+            found[index][sink] = outcome
         for index, recipient in enumerate(mail.recipients):
-            if recipient.best_effort and isinstance(folded[index], Sent):
-                self._best_effort(rendering, index, recipient.best_effort)
-        return folded
+            if recipient.best_effort and all(isinstance(outcome, Sent) for outcome in found[index].values()):
+                self._best_effort(rendering, index, recipient.best_effort, memory)
+        return found
 
     def _open(self, mail: Mail, body: Readable) -> Rendering:
         if body.path is None:
             return self._renderer.open(mail, body.octets or b"")
         return self._renderer.open(mail, body.path, lambda: asyncio.to_thread(body.read))
+
+    async def _required(self, rendering: Rendering, index: int, name: str, deadline: float, memory: Budget) -> Outcome:
+        octets = _octets(rendering.mail, index)
+        if not memory.try_take(octets):
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await memory.take(octets)
+            except TimeoutError:
+                self._note(rendering.mail, index, name, _NO_MEMORY)
+                return _NO_MEMORY
+        try:
+            return await self._attempt(rendering, index, name, deadline)
+        finally:
+            memory.give(octets)
 
     async def _attempt(self, rendering: Rendering, index: int, name: str, deadline: float) -> Outcome:
         """Return how one send ended. Nothing but cancellation leaves here."""
@@ -107,9 +122,13 @@ class Courier:
         self._trying[name] += 1
         try:
             async with asyncio.timeout_at(deadline):
-                outcome = await sink.send(await rendering.event(index, as_octets=sink.octets))
+                outcome = known(await sink.send(await rendering.event(index, as_octets=sink.octets)))
         except TimeoutError:
             outcome = Retry("no answer within the deadline")
+        except ParserUnavailableError as trouble:
+            outcome = Retry(str(trouble), sink_down=False)
+        except UnfitError as unfit:
+            outcome = Unfit(str(unfit))
         except Exception as error:  # noqa: BLE001 - top of a delivery: a mistake of ours is a 451, never more
             text = "".join(traceback.format_exception(error))
             telemetry.task_restarted(task=f"sink {name}", error=repr(error), after_s=0.0, traceback=text)
@@ -118,21 +137,27 @@ class Courier:
             self._trying[name] -= 1
         if not isinstance(outcome, Sent):
             self._probed_s[name] = time.monotonic()
-        telemetry.delivery_attempted(sink=name, outcome=_WORDS[type(outcome)], seconds=time.perf_counter() - start)
-        detail = outcome.detail if isinstance(outcome, Sent) else ""
-        self._fates.settle(rendering.mail, rendering.mail.recipients[index].event_id, name, _FATES[type(outcome)], detail)
+        telemetry.delivery_attempted(sink=name, outcome=WORDS[type(outcome)], seconds=time.perf_counter() - start)
+        self._note(rendering.mail, index, name, outcome)
         return outcome
 
-    def _best_effort(self, rendering: Rendering, index: int, sinks: Sequence[str]) -> None:
+    def _note(self, mail: Mail, index: int, name: str, outcome: Outcome) -> None:
+        """Remember the fate: what was not delivered is given up here, since the sender has been told and comes again."""
+        word: Word = "delivered" if isinstance(outcome, Sent) else "given up"
+        self._fates.settle(mail, mail.recipients[index].event_id, name, word, outcome.detail if isinstance(outcome, Sent) else "")
+
+    def _best_effort(self, rendering: Rendering, index: int, sinks: Sequence[str], memory: Budget) -> None:
         loop = asyncio.get_running_loop()
-        event_id = rendering.mail.recipients[index].event_id
+        event_id, octets = rendering.mail.recipients[index].event_id, _octets(rendering.mail, index)
         for name in sinks:
-            if len(self._background) >= BACKGROUND_MAX:
+            if len(self._background) >= BACKGROUND_MAX or memory.room_octets < octets + memory.limit_octets // 2:
                 telemetry.delivery_given_up(sink=name, event=event_id, reason="crowded", why="too many under way", kept=False)
                 continue
+            memory.force(octets)
             task = loop.create_task(self._attempt(rendering, index, name, loop.time() + BEST_EFFORT_TIMEOUT_S))
             self._background.add(task)
             task.add_done_callback(self._background.discard)
+            task.add_done_callback(lambda _: memory.give(octets))
 
     async def drain(self, deadline_s: float) -> None:
         """Wait for best-effort sends at most *deadline_s* seconds, then end them."""
@@ -144,10 +169,6 @@ class Courier:
         await asyncio.gather(*late, return_exceptions=True)
 
 
-def fold(outcomes: Sequence[Outcome]) -> Outcome:
-    """Return the outcome that speaks for all of *outcomes*: a Retry if there is one, else a Rejected, else Sent."""
-    for kind in (Retry, Rejected):
-        for outcome in outcomes:
-            if isinstance(outcome, kind):
-                return outcome
-    return Sent("; ".join(outcome.detail for outcome in outcomes if isinstance(outcome, Sent)))
+def _octets(mail: Mail, index: int) -> int:
+    """Return what sending one event takes: the message's octets, the event, the request that carries it."""
+    return mail.size_octets + EVENT_COPIES * min(mail.size_octets, mail.recipients[index].event_max_octets)

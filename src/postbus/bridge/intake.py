@@ -12,11 +12,13 @@ LMTP has a reply for each and needs no such thing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from postbus import telemetry
+from postbus.bridge.budget import Budget
+from postbus.bridge.outcomes import Unfit, fold
 from postbus.bridge.routing import Match
 from postbus.bridge.spool import Slot, SpoolFailed, SpoolFault, SpoolFull, slots_of
 from postbus.event import ids
@@ -24,7 +26,7 @@ from postbus.event.mail import Auth, Client, Mail, Recipient, Tls
 from postbus.server.body import Body
 from postbus.server.envelope import Envelope
 from postbus.server.session import Session
-from postbus.sinks import Outcome, Rejected, Sent
+from postbus.sinks import Outcome, Rejected, Retry, Sent
 from postbus.smtp import replies
 from postbus.smtp.replies import Reply
 
@@ -58,8 +60,8 @@ class Courier(Protocol):
     def down(self, sinks: Sequence[str]) -> str | None:
         """Return the name of a sink of *sinks* that is known to be away, or ``None``."""
 
-    async def deliver_now(self, mail: Mail, body: Body, deadline_s: float) -> Sequence[Outcome]:
-        """Return what became of each recipient's event, in order, within *deadline_s*."""
+    async def deliver_now(self, mail: Mail, body: Body, deadline_s: float, memory: Budget) -> Sequence[Mapping[str, Outcome]]:
+        """Return for each recipient, in order, what became of its event at each required sink, within *deadline_s* and *memory*."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ class Terms:
     Attributes:
         source: CloudEvents source of every event.
         hold_timeout_s: how long the sinks may take while a sender waits; below the listener's answer timeout.
-        in_flight_max_octets: recipients x size of all messages held at once.
+        in_flight_max_octets: memory for the events of all messages held at once, each with its message and its request.
     """
 
     source: str
@@ -103,12 +105,12 @@ class PublishingHandler:
         self._keeper = keeper
         self._now_ms = now_ms
         self._random = random
-        self._in_flight_octets = 0
+        self._memory = Budget(terms.in_flight_max_octets)
 
     @property
     def in_flight_octets(self) -> int:
-        """Recipients x size of the messages whose senders wait now."""
-        return self._in_flight_octets
+        """Memory taken by events being sent, of messages whose senders wait and best effort."""
+        return self._memory.used_octets
 
     def handle_MAIL(self, server: object, session: Session, envelope: Envelope, address: str, options: list[str]) -> Reply:
         """Take the sender. What it may send is decided per recipient."""
@@ -145,38 +147,40 @@ class PublishingHandler:
             replies.TOO_BIG if match.message_max_octets is not None and body.size_octets > match.message_max_octets else None
             for match in matches
         ]
-        if not session.lmtp and any(
-            outcome
-        ):  # the one reply refuses all or none: a dead letter instead would be a promise broken after 250
-            return [replies.TOO_BIG] * len(matches)
+        if not session.lmtp and any(outcome):
+            outcome = [replies.TOO_BIG] * len(matches)  # one reply for all: a dead letter instead would be a promise broken after 250
         trace = telemetry.trace_start("accept mail", kind="server", parent=session.traceparent, listener=session.listener)
-        mail = self._mail(session, envelope, body, matches, trace.traceparent if trace else None)
+        try:
+            mail = self._mail(session, envelope, body, matches, trace.traceparent if trace else None)
+            said = await self._answers(mail, body, matches, outcome, alone=not session.lmtp)
+        finally:
+            if trace is not None:
+                trace.end()
+        telemetry.message_answered(
+            listener=mail.listener,
+            session=session.id,
+            transaction=mail.id,
+            mail_from=mail.mail_from,
+            recipients=[(recipient.address, recipient.route, reply.code) for recipient, reply in zip(mail.recipients, said, strict=True)],
+            mode=_promise(matches),
+            size_octets=mail.size_octets,
+            seconds=(self._now_ms() - mail.received_ms) / 1000,
+        )
+        return said
+
+    async def _answers(self, mail: Mail, body: Body, matches: Sequence[Match], outcome: list[Reply | None], *, alone: bool) -> list[Reply]:
+        """Keep each route's promise and return one reply per recipient, *outcome* where that is given. *alone*: as for ``_hold``."""
         spooled = [index for index, match in enumerate(matches) if outcome[index] is None and match.acceptance == "spool"]
         held = [index for index, match in enumerate(matches) if outcome[index] is None and match.acceptance == "hold"]
         if held:
-            said = await self._hold(_part(mail, held), body, alone=not session.lmtp)
+            said = await self._hold(_part(mail, held), body, alone=alone)
             for index, reply in zip(held, said, strict=True):
                 outcome[index] = reply
         if spooled:  # last: the spool may take the body's file for itself
             reply = await self._spool(_part(mail, spooled), body)
             for index in spooled:
                 outcome[index] = reply
-        if trace is not None:
-            trace.end()
-        said_all = [reply for reply in outcome if reply is not None]
-        telemetry.message_answered(
-            listener=mail.listener,
-            session=session.id,
-            transaction=mail.id,
-            mail_from=mail.mail_from,
-            recipients=[
-                (recipient.address, recipient.route, reply.code) for recipient, reply in zip(mail.recipients, said_all, strict=True)
-            ],
-            mode="hold" if held else "spool",
-            size_octets=mail.size_octets,
-            seconds=(self._now_ms() - mail.received_ms) / 1000,
-        )
-        return said_all
+        return [reply for reply in outcome if reply is not None]
 
     def _fault(self, match: Match, octets: int) -> Reply | None:
         """Return why *match* cannot be promised now: a fault of ours, so never 5xx (design 1.6)."""
@@ -184,7 +188,7 @@ class PublishingHandler:
             return NO_ROOM if self._keeper is None or self._keeper.gate() is not None else None
         if self._courier.down(match.sinks) is not None:
             return NOT_NOW
-        return NO_ROOM if self._in_flight_octets + octets > self._terms.in_flight_max_octets else None
+        return NO_ROOM if octets > self._memory.room_octets else None
 
     async def _spool(self, mail: Mail, body: Body) -> Reply:
         """Make *mail* durable; the dispatcher delivers it."""
@@ -199,27 +203,27 @@ class PublishingHandler:
 
     async def _hold(self, mail: Mail, body: Body, *, alone: bool) -> list[Reply]:
         """Deliver *mail* now and return one reply per recipient. *alone*: they share one reply (SMTP)."""
-        octets = body.size_octets * len(mail.recipients)
-        if self._in_flight_octets + octets > self._terms.in_flight_max_octets and self._in_flight_octets > 0:
+        memory = self._memory
+        if memory.used_octets and body.size_octets > memory.room_octets:
             return [NO_ROOM] * len(mail.recipients)  # a message larger than the whole budget goes alone rather than never
-        self._in_flight_octets += octets
-        try:
-            outcomes = await self._courier.deliver_now(mail, body, self._terms.hold_timeout_s)
-        finally:
-            self._in_flight_octets -= octets
-        said = [_reply(outcome, mail) for outcome in outcomes]
-        if alone and any(reply.code < 300 for reply in said) and any(reply.code >= 500 for reply in said):
-            return await self._half_refused(mail, body, outcomes, said)
+        found = await self._courier.deliver_now(mail, body, self._terms.hold_timeout_s, memory)
+        said = [_reply(fold(tuple(outcomes.values())), mail) for outcomes in found]
+        if alone and any(reply.code >= 500 for reply in said) and replies.fold(said).code < 300:
+            return await self._half_refused(mail, body, found, said)
         return said
 
-    async def _half_refused(self, mail: Mail, body: Body, outcomes: Sequence[Outcome], said: list[Reply]) -> list[Reply]:
+    async def _half_refused(self, mail: Mail, body: Body, found: Sequence[Mapping[str, Outcome]], said: list[Reply]) -> list[Reply]:
         """Keep what was refused as dead letters, since the one reply will be 250; without a spool to keep it in, ask for the mail again."""
-        refused = {index: outcome.why for index, outcome in enumerate(outcomes) if isinstance(outcome, Rejected)}
-        lost = _part(mail, list(refused))
-        slots = [slot for slot in slots_of(lost) if slot.required]
+        refused = [index for index, reply in enumerate(said) if reply.code >= 500]
+        lost = _part(mail, refused)
+        why = {
+            slot: outcome.why
+            for slot in slots_of(lost)
+            if slot.required and isinstance(outcome := found[refused[slot.recipient]][slot.sink], Rejected)
+        }
         if self._keeper is not None:
             try:
-                await self._keeper.bury(lost, slots, body, [list(refused.values())[slot.recipient] for slot in slots])
+                await self._keeper.bury(lost, tuple(why), body, tuple(why.values()))
             except SpoolFault:
                 pass
             else:
@@ -257,6 +261,7 @@ class PublishingHandler:
             auth=Auth("", str(session.auth_data)) if session.authenticated else None,
             defects=tuple((f"smtp.{kind}", str(count)) for kind, count in envelope.defects.items()),
             traceparent=traceparent,
+            accepted=count,
         )
 
 
@@ -286,6 +291,12 @@ def _recipient(
         partition_key=ids.partition_key(normalized),
         dedupe_key=ids.dedupe_key(mail_from, normalized, sha256),
     )
+
+
+def _promise(matches: Sequence[Match]) -> str:
+    """Return what the message's recipients were promised, in one word."""
+    promises = {match.acceptance for match in matches}
+    return promises.pop() if len(promises) == 1 else "mixed"
 
 
 def _share_a_reply(first: Match, match: Match, declared_octets: int | None) -> bool:
@@ -329,6 +340,12 @@ def _accepted(mail: Mail) -> Reply:
 
 def _reply(outcome: Outcome, mail: Mail) -> Reply:
     """Return what the sender is told of *outcome*; the reason stays with us (design 1.1)."""
-    if isinstance(outcome, Sent):
-        return _accepted(mail)
-    return REFUSED if isinstance(outcome, Rejected) else TRY_LATER
+    match outcome:
+        case Sent():
+            return _accepted(mail)
+        case Unfit():
+            return replies.TOO_BIG
+        case Rejected(too_large=False):
+            return REFUSED
+        case Rejected() | Retry():  # a sink that carries less than it said is an operator's mistake, or ours (design 1.6)
+            return TRY_LATER

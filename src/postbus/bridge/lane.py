@@ -26,6 +26,7 @@ from postbus.bridge.backoff import delay_s, exhausted
 from postbus.bridge.budget import EVENT_COPIES, Budget
 from postbus.bridge.clock import Clock, Timer
 from postbus.bridge.fates import Fates, Word
+from postbus.bridge.outcomes import WORDS, Unfit, known
 from postbus.bridge.renderer import ParserUnavailableError, Renderer, Rendering
 from postbus.bridge.spool import Delivery, Held, Page, SpoolDamaged, SpoolFault
 from postbus.bridge.spool_settings import RetrySettings
@@ -38,9 +39,6 @@ YIELD_EVERY = 16
 GONE_WORKERS = 4
 SPOOL_PAUSE_S = 1.0
 """How long to wait before asking a spool again that could not be read."""
-
-
-_WORDS: dict[type, str] = {Sent: "sent", Retry: "retry", Rejected: "rejected"}
 
 
 class Store(Protocol):
@@ -102,13 +100,6 @@ class _FileCargo:
         self.lock = asyncio.Lock()
         self.rendering: Rendering | None = None
         self.senders = 0
-
-
-def _known(outcome: Outcome) -> Outcome:
-    """Return *outcome* if it is one: sinks come from other packages too."""
-    if type(outcome) not in _WORDS:
-        raise TypeError(f"a sink answered {type(outcome).__name__}")
-    return outcome
 
 
 def _event_octets(delivery: Delivery) -> int:
@@ -276,17 +267,17 @@ class Lane:
         """Return how one send ended. Nothing but cancellation leaves here."""
         start = time.perf_counter()
         try:
-            outcome = _known(await self._send(delivery, epoch))
+            outcome = known(await self._send(delivery, epoch))
         except SpoolDamaged as damage:
             return damage
         except UnfitError as unfit:
-            outcome = Rejected(str(unfit))
+            outcome = Unfit(str(unfit))
         except (SpoolFault, ParserUnavailableError) as fault:
             outcome = Retry(str(fault), sink_down=False)
         except Exception as error:  # noqa: BLE001 - top of a delivery: one event must not stop the others
             self._crashed(error)
             outcome = Retry(f"failed in postbus: {type(error).__name__}", sink_down=False)
-        telemetry.delivery_attempted(sink=self.name, outcome=_WORDS[type(outcome)], seconds=time.perf_counter() - start)
+        telemetry.delivery_attempted(sink=self.name, outcome=WORDS[type(outcome)], seconds=time.perf_counter() - start)
         return outcome
 
     async def _send(self, delivery: Delivery, epoch: int) -> Outcome:

@@ -36,9 +36,15 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The far side will never take this event: a dead letter."""
+    """The far side will never take this event: a dead letter.
+
+    Attributes:
+        why: as in ``Retry``.
+        too_large: for its size alone, which the sink had promised to carry: somebody's limit is not what we were told.
+    """
 
     why: str
+    too_large: bool = False
 
 
 Outcome = Sent | Retry | Rejected
