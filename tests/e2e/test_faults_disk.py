@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import smtplib
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
@@ -28,6 +29,14 @@ BOUND_OCTETS = 16 * MIB
 
 
 # --- full
+
+
+def test_no_disk_to_hold_on(start: Start) -> None:
+    """Where nothing is spooled, connections are turned away while large content would find no room."""
+    route = {"name": "all", "match": "*", "sinks": "file", "acceptance": "hold"}
+    postbus = start(tree(routes=[route], spool={"free_min_octets": 1 << 60}))
+    with pytest.raises(smtplib.SMTPConnectError, match=r"4\.3\.1"), postbus.smtp():
+        pass
 
 
 @pytest.fixture

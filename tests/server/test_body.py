@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from postbus.server import Body, Envelope, ListenerSettings
-from postbus.server.body import BATCH_OCTETS, Spill, sweep
+from postbus.server.body import BATCH_OCTETS, Spill
 from tests.server.conftest import Run
 from tests.server.wire import Wire, listening, until
 
@@ -166,14 +166,6 @@ def test_spill_stops_the_sender_while_two_batches_wait(tmp_path: Path, run: Run)
         assert hashlib.sha256(spill.path.read_bytes()).hexdigest() == spill.digest
 
     run(scenario())
-
-
-def test_sweep_finds_what_a_crash_left(tmp_path: Path) -> None:
-    """Only our own files."""
-    (tmp_path / "spill-1234").write_bytes(b"x")
-    (tmp_path / "other").write_bytes(b"x")
-    assert sweep(tmp_path) == 1
-    assert [tmp_path / "other"] == list(tmp_path.iterdir())
 
 
 def test_a_body_that_was_discarded_cannot_be_read(tmp_path: Path) -> None:

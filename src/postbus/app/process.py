@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import ssl
 import time
 import traceback
@@ -50,6 +51,7 @@ LAST_STEP_S = 2.0
 LIMITS_INTERVAL_S = 1.0
 
 SPOOL_UNHEALTHY = Reply(421, "Service not available, try again later", "4.3.2")
+DISK_FULL = Reply(421, "Service not available, try again later", "4.3.1")
 
 _BIND_REMEDIES: Mapping[int, str] = {
     errno.EADDRINUSE: "stop what listens there, or choose another address",
@@ -212,7 +214,9 @@ class Process:
             telemetry.listener_bound(listener=name, address=address, protocol=listener.settings.protocol, tls=listener.settings.tls.mode)
 
     def _gate(self) -> Reply | None:
-        """Turn connections away while no route could take mail: the spool is broken and every route needs it."""
+        """Turn connections away while no mail could be taken: every route needs the spool and it is broken, or no disk is left to hold."""
+        if self._temporary is not None and shutil.disk_usage(self._temporary.name).free < self.settings.spool.free_min_octets:
+            return DISK_FULL
         if self.spool is not None and self.spool.gate() == "unhealthy" and self.rooms is not None and self.rooms.all_spool:
             return SPOOL_UNHEALTHY
         return None

@@ -25,7 +25,10 @@ class SpoolSettings(BaseModel):
     free_min_octets: int = Field(
         default=2 * WAL_OCTETS,
         ge=0,
-        description="Free disk below which mail is answered 452. Twice the write-ahead log: deleting needs room too.",
+        description=(
+            "Free disk below which mail is answered 452 (421 where nothing is spooled: large content is held in a file). "
+            "Twice the write-ahead log: deleting needs room too."
+        ),
     )
     ballast_octets: int = Field(
         default=2 * WAL_OCTETS,

@@ -2,7 +2,7 @@
 
 The file is made, written, closed and unlinked in threads, never on the loop. States of a spilled body:
 
-  writing   file spill-<random> exists, incomplete   dropped by the connection when the sender vanishes; ``sweep`` after a crash
+  writing   file spill-<random> exists, incomplete   dropped by the connection when the sender vanishes; after a crash the folder's owner's
   whole     file complete, closed, not yet synced     the handler may rename it and call ``release``; else ``discard`` unlinks it
   released  the file is the handler's                 never touched again
 
@@ -215,14 +215,6 @@ class Spill:
             os.close(file)
 
     def _unlink(self) -> None:
-        with suppress(OSError):  # a disk this sick has been reported by the write; ``sweep`` finds the file at the next start
+        with suppress(OSError):  # a disk this sick has been reported by the write; the folder's owner finds the file at the next start
             self._close()
             self.path.unlink(missing_ok=True)
-
-
-def sweep(folder: Path) -> int:
-    """Unlink what a process that ended in the middle left in *folder*; return how many files. Call it before the first listener starts."""
-    left = list(folder.glob(SPILL_PREFIX + "*"))
-    for path in left:
-        path.unlink(missing_ok=True)
-    return len(left)
