@@ -436,7 +436,9 @@ async def test_a_cancelled_send_leaves_the_sink_well(kafka: Kafka) -> None:
         ),
         pytest.param(errors.KafkaError("?"), Retry("the client failed and is made anew (KafkaError)"), id="unexpected"),
         pytest.param(
-            errors.MessageSizeTooLargeError(), Rejected("the record is larger than the topic takes (MessageSizeTooLargeError)"), id="size"
+            errors.MessageSizeTooLargeError(),
+            Rejected("the record is larger than the topic takes (MessageSizeTooLargeError)", too_large=True),
+            id="size",
         ),
         pytest.param(ZeroDivisionError(), Retry("an error this version does not know (ZeroDivisionError)", sink_down=False), id="ours"),
         pytest.param(SecretMissingError("x"), Retry("a secret is missing (SecretMissingError)"), id="secret"),

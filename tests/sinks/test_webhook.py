@@ -247,7 +247,7 @@ MISBEHAVIOURS: tuple[tuple[str, Behaviour, Outcome], ...] = (
         Retry("the receiver redirects, which is not followed: configure the URL it leads to (302)"),
     ),
     ("asks for a pause", receivers.status(429, "Retry-After: 7"), Retry("the receiver is asked too often (429)", after_s=7.0)),
-    ("finds it too large", receivers.status(413), Rejected("the receiver finds the event too large (413)")),
+    ("finds it too large", receivers.status(413), Rejected("the receiver finds the event too large (413)", too_large=True)),
 )
 
 

@@ -113,6 +113,6 @@ def outcome_of(error: BaseException, *, alone: bool, topic_is_shared: bool) -> R
     meaning = meaning_of(error)
     why = f"{meaning.why} ({type(error).__name__})"
     if meaning.too_large and alone:
-        return Rejected(why)
+        return Rejected(why, too_large=True)
     about_topic = isinstance(error, (errors.UnknownTopicOrPartitionError, errors.InvalidTopicError, errors.TopicAuthorizationFailedError))
     return Retry(why, sink_down=meaning.sink_down and (topic_is_shared or not about_topic))

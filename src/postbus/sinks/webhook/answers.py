@@ -67,7 +67,7 @@ def outcome_of(status: int, retry_after: str | None, now: datetime) -> Outcome:
     if 200 <= status <= 299:
         return Sent(str(status))
     if status == 413:
-        return Rejected("the receiver finds the event too large (413)")
+        return Rejected("the receiver finds the event too large (413)", too_large=True)
     words, endpoint = STATUSES.get(status) or FAMILIES.get(status // 100) or ("gave no HTTP answer", True)
     return Retry(f"the receiver {words} ({status})", after_s=seconds_of(retry_after, now), sink_down=endpoint)
 
