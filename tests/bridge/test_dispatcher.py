@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from postbus import telemetry
 from postbus.bridge.dispatcher import Dispatcher
 from postbus.bridge.lane import Lane
 from postbus.bridge.renderer import Renderer
-from postbus.bridge.spool import Held, Spool, SpoolFailed, slots_of
+from postbus.bridge.spool import Delivery, Held, Spool, SpoolFailed, slots_of
 from postbus.bridge.spool_settings import DispatchSettings, RetrySettings, SpoolSettings
 from postbus.event.model import Event
 from postbus.sinks import Outcome, Rejected, Retry, Sent
@@ -22,7 +23,17 @@ from tests.bridge.fake_sinks import FakeParser, FakeSink
 from tests.bridge.mails import NOW_MS, ManualClock, in_memory, mail, recipient, until
 
 SMALL, LARGE = b"small\r\n", b"large\r\n" * 100_000
-RETRY = RetrySettings(first_delay_s=1, multiplier=2, max_delay_s=60, jitter=0, attempts_max=3, age_max_s=1000, best_effort_attempts_max=2)
+GRACE_S = 600
+RETRY = RetrySettings(
+    first_delay_s=1,
+    multiplier=2,
+    max_delay_s=60,
+    jitter=0,
+    attempts_max=3,
+    age_max_s=1000,
+    best_effort_attempts_max=2,
+    gone_sink_grace_s=GRACE_S,
+)
 
 
 @dataclass
@@ -565,13 +576,19 @@ async def test_a_worker_that_dies_is_replaced(tmp_path: Path, monkeypatch: pytes
     async with working(tmp_path, sink) as works:
         lane = works.lane()
         with monkeypatch.context() as patch:
+            failing = [ZeroDivisionError]
 
             def broken(*_: Any) -> None:
                 raise ZeroDivisionError
 
-            patch.setattr(lane, "_settle", broken)
-            await works.accept("lost")
-            await until(lambda: sink.ids and not lane.in_flight)
+            def broken_once() -> Delivery | None:
+                if failing:
+                    raise failing.pop()
+                return Lane._next(lane)
+
+            patch.setattr(lane, "_next", broken_once)
+            await works.accept("first")
+            await works.empty()
             patch.setattr(lane._shared.store, "fresh", broken)
             lane._live = False
             lane._page_soon()
@@ -579,28 +596,90 @@ async def test_a_worker_that_dies_is_replaced(tmp_path: Path, monkeypatch: pytes
         await works.accept("next")
         works.clock.advance(1)
         await works.empty()
-        assert ["lost", "lost", "next"] == sink.ids  # at least once: nobody had noted its first end
+        assert ["first", "next"] == sink.ids
+
+
+@pytest.mark.parametrize("outcome", [Sent(), Rejected("no"), Retry("odd", sink_down=False), Retry("down")], ids=repr)
+@pytest.mark.parametrize("mistaken", ["delivery_done", "delivery_given_up", "delivery_deferred", "sink_paused"])
+async def test_a_mistake_of_ours_in_the_end_costs_no_delivery(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: Outcome, mistaken: str
+) -> None:
+    """What cannot be noted comes again: neither forgotten until a restart nor counted twice."""
+    sink = FakeSink(answer=failing_first(1, outcome), concurrency=1)
+    failing = [ZeroDivisionError]
+    real = getattr(telemetry, mistaken)
+
+    def broken(**keys: Any) -> None:
+        if failing:
+            raise failing.pop()
+        real(**keys)
+
+    monkeypatch.setattr(telemetry, mistaken, broken)
+    async with working(tmp_path, sink) as works:
+        await works.accept("m")
+        for _ in range(2):
+            await until(lambda: sink.ids and not works.lane().in_flight)
+            await works.spool.flush()
+            works.clock.advance(1)
+        await until(lambda: works.spool.numbers.pending["out"] == 0)
+        assert (0, 0) == (works.dispatcher.waiting.used_octets, works.lane().queued)
+        assert len(sink.ids) <= 3
 
 
 # --- the configuration changes
 
 
+async def test_a_sink_that_left_by_mistake(tmp_path: Path) -> None:
+    """A sink that comes back within its grace gets what waited, in order; nothing was given up."""
+    gone, back = FakeSink("gone", answer=lambda _: Retry("down")), FakeSink("gone")
+    async with working(tmp_path, gone) as works:
+        for name in "ab":
+            await works.accept(name, sinks=("gone",))
+        await until(lambda: works.lane("gone").paused and not works.lane("gone").in_flight)
+        works.dispatcher.replace({})
+        await until(lambda: "no longer" in works.lane("gone").trouble)
+        works.dispatcher.replace({"gone": back})
+        await works.empty()
+        assert (["a", "b"], {}) == (back.ids, works.spool.numbers.dead_letters)
+
+
+async def test_a_clock_set_back_does_not_delay_a_retry(tmp_path: Path) -> None:
+    """A pause of a second is over after a second, though the machine's clock was set back an hour meanwhile."""
+    answers: Iterator[Outcome] = iter([Retry("not now", sink_down=False), Sent("")])
+    sink = FakeSink(answer=lambda _: next(answers))
+    async with working(tmp_path, sink) as works:
+        await works.accept("a")
+        await until(lambda: works.lane("out")._next_due_ms)
+        works.clock.set_by_ms = -3_600_000
+        works.clock.advance(1)
+        await works.empty()
+        assert ["a", "a"] == sink.ids
+
+
 async def test_a_sink_that_left_the_configuration(tmp_path: Path) -> None:
-    """Events owed to a sink that is no longer configured are dead letters with that reason, at a reload and at start."""
+    """Events owed to a sink that is no longer configured wait for it, then are dead letters with that reason, at a reload and at start."""
     gone = FakeSink("gone", answer=lambda _: Retry("down"))
     async with working(tmp_path, FakeSink(), gone) as works:
         for name in "ab":
             await works.accept(name, sinks=("gone",))
         await until(lambda: works.lane("gone").paused and not works.lane("gone").in_flight)
         works.dispatcher.replace({"out": FakeSink()})
+        works.clock.advance(GRACE_S - 1)
+        await until(lambda: works.lane("gone").paused and not works.lane("gone").in_flight)
+        assert ({}, 2) == (works.spool.numbers.dead_letters, works.spool.numbers.pending["gone"])
+        works.clock.advance(61)
         await until(lambda: works.spool.numbers.dead_letters == {"gone": 2})
         assert {"rejected: sink 'gone' is no longer in the configuration"} == set((await works.dead()).values())
         await works.accept("c", sinks=("never",))
+        await until(lambda: works.lane("never").paused)
+        works.clock.advance(GRACE_S)
         await until(lambda: works.spool.numbers.dead_letters == {"gone": 2, "never": 1})
     async with working(tmp_path, gone) as works:
         await works.accept("d", sinks=("gone",))
         await until(lambda: works.lane("gone").paused)
     async with working(tmp_path, FakeSink()) as works:
+        await until(lambda: works.lane("gone").paused)
+        works.clock.advance(GRACE_S)
         await until(lambda: works.spool.numbers.dead_letters == {"gone": 3, "never": 1})
         assert [False] == [status.configured for status in works.dispatcher.status() if status.sink == "gone"]
 

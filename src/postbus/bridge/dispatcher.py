@@ -114,7 +114,7 @@ class Dispatcher:
             self._lane(sink).receive(held, deliveries)
 
     def _replayed(self, sink: str) -> None:
-        self._lane(sink).due_at(self._shared.clock.now_ms())
+        self._lane(sink).due_at(self._shared.clock.steady_ms())
 
     def replace(self, sinks: Mapping[str, Sink], retry: RetrySettings | None = None) -> None:
         """Send to *sinks* from now on (a reload). What is under way ends with the old ones; stop those after ``settled``."""

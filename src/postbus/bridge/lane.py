@@ -102,13 +102,17 @@ class _FileCargo:
         self.senders = 0
 
 
+def _is_down(outcome: Outcome) -> bool:
+    return isinstance(outcome, Retry) and outcome.sink_down
+
+
 def _event_octets(delivery: Delivery) -> int:
     """Return what sending *delivery*'s event takes, beside the message itself."""
     return EVENT_COPIES * min(delivery.held.size_octets, delivery.recipient.event_max_octets)
 
 
 class Lane:
-    """The queue of one sink. *sink* is ``None`` when the configuration does not know it any more: all goes to the dead letters.
+    """The queue of one sink. *sink* is ``None`` when the configuration does not know it any more: all waits, then is given up.
 
     Attributes:
         name: the sink's.
@@ -147,6 +151,7 @@ class Lane:
         self._quiet: asyncio.Future[None] | None = None
         self._last_crash = ""
         self._turns = Turns()
+        self._gone_ms = shared.clock.steady_ms()  # since when there is no sink, if there is none
 
     @property
     def queued(self) -> int:
@@ -163,7 +168,7 @@ class Lane:
     def start(self) -> None:
         """Look at what the spool holds for this sink."""
         self._page_soon()
-        self.due_at(self._shared.clock.now_ms())
+        self.due_at(self._shared.clock.steady_ms())
 
     def receive(self, held: Held, deliveries: Sequence[Delivery]) -> None:
         """Take in all that a fresh message owes this sink. Messages come in order of seq."""
@@ -181,6 +186,7 @@ class Lane:
     def set_sink(self, sink: Sink | None) -> None:
         """Send to *sink* from now on; what is under way ends with the old one."""
         self.sink = sink
+        self._gone_ms = self._shared.clock.steady_ms()
         self.failures = 0
         self._epoch += 1
         if self._pause_timer is not None:
@@ -251,7 +257,12 @@ class Lane:
                 outcome = await self._attempt(delivery, epoch)
             finally:
                 self.in_flight -= 1
-            self._settle(delivery, outcome, epoch)
+            try:
+                self._settle(delivery, outcome, epoch)
+            except Exception as error:  # noqa: BLE001 - as in _attempt
+                self._crashed(error)
+                if delivery not in self._queue:  # then nobody else knows of it until a restart
+                    self._step_aside(delivery, Retry(f"failed in postbus: {type(error).__name__}", sink_down=False))
             turn += 1
             if turn % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
@@ -283,7 +294,7 @@ class Lane:
     async def _send(self, delivery: Delivery, epoch: int) -> Outcome:
         sink, held = self.sink, delivery.held
         if sink is None:
-            return Rejected(f"sink {self.name!r} is no longer in the configuration")
+            return self._gone()
         if held.octets is None:
             return await self._send_file(sink, delivery, epoch)
         rendering = held.cargo
@@ -311,6 +322,12 @@ class Lane:
         finally:
             if taken:
                 budget.give(octets)
+
+    def _gone(self) -> Outcome:
+        """A sink that has left the configuration is down for a while, since it may have been a mistake; then its events are given up."""
+        why = f"sink {self.name!r} is no longer in the configuration"
+        gone_s = (self._shared.clock.steady_ms() - self._gone_ms) / 1000
+        return Rejected(why) if gone_s >= self._shared.retry.gone_sink_grace_s else Retry(why)
 
     async def _send_file(self, sink: Sink, delivery: Delivery, epoch: int) -> Outcome:
         """Send from a file: it is read when its first event has room, and kept as long as another of its events waits for some."""
@@ -361,6 +378,10 @@ class Lane:
     # --- outcomes
 
     def _settle(self, delivery: Delivery, outcome: Outcome | SpoolDamaged, epoch: int) -> None:
+        """Do what *outcome* calls for; that *delivery* leaves memory, or goes back into the queue, is the last of it that can fail."""
+        if self._probing and epoch == self._epoch and not isinstance(outcome, SpoolDamaged) and not _is_down(outcome):
+            telemetry.sink_resumed(sink=self.name, failures=self.failures)  # it answered, whatever it said
+            self._resume()
         if isinstance(outcome, Sent):
             lag_s = (self._shared.clock.now_ms() - delivery.held.mail.received_ms) / 1000
             telemetry.delivery_done(sink=self.name, lag_s=lag_s)
@@ -371,17 +392,12 @@ class Lane:
             self._shared.store.set_aside(delivery, str(outcome))
             self._note(delivery, "damaged")
             self._release(delivery)
-            return
         elif isinstance(outcome, Rejected):
             self._give_up(delivery, "rejected", outcome.why)
         elif outcome.sink_down:
             self._down(delivery, outcome, epoch)
-            return
         else:
             self._step_aside(delivery, outcome)
-        if self._probing and epoch == self._epoch:  # it answered, whatever it said
-            telemetry.sink_resumed(sink=self.name, failures=self.failures)
-            self._resume()
 
     def _step_aside(self, delivery: Delivery, outcome: Retry) -> None:
         delivery.attempt += 1
@@ -390,12 +406,12 @@ class Lane:
             self._give_up(delivery, reason, outcome.why)
             return
         shared = self._shared
-        due_ms = shared.clock.now_ms() + int(1000 * delay_s(delivery.attempt, shared.retry, shared.random(), outcome.after_s))
+        due_ms = shared.clock.steady_ms() + int(1000 * delay_s(delivery.attempt, shared.retry, shared.random(), outcome.after_s))
         telemetry.delivery_deferred(sink=self.name, event=delivery.recipient.event_id, attempt=delivery.attempt, why=outcome.why)
         shared.store.retry(delivery, due_ms, outcome.why)
         self._note(delivery, "trying again")
-        self._release(delivery)
         self.due_at(due_ms)
+        self._release(delivery)
 
     def _down(self, delivery: Delivery, outcome: Retry, epoch: int) -> None:
         """Put *delivery* back in its place; pause, unless this send began before the pause that is on."""
@@ -403,7 +419,8 @@ class Lane:
         self._note(delivery, "trying again")
         self._put_back(delivery)
         while self._queue and self._exhausted(self._queue[0], 0) is not None:
-            self._give_up(self._queue.popleft(), "age", outcome.why)
+            self._give_up(self._queue[0], "age", outcome.why)
+            self._queue.popleft()
         if epoch != self._epoch:
             return
         shared = self._shared
@@ -411,8 +428,8 @@ class Lane:
         self.failures += 1
         self.paused, self._probing = True, False
         pause_s = delay_s(self.failures, shared.retry, shared.random(), outcome.after_s)
-        telemetry.sink_paused(sink=self.name, why=outcome.why, pause_s=pause_s, failures=self.failures)
         self._pause_timer = shared.clock.call_later(pause_s, self._probe)
+        telemetry.sink_paused(sink=self.name, why=outcome.why, pause_s=pause_s, failures=self.failures)
 
     def _put_back(self, delivery: Delivery) -> None:
         queue, order = self._queue, delivery.order
@@ -493,7 +510,7 @@ class Lane:
         self._next_due_ms = due_ms
         if self._due_timer is not None:
             self._due_timer.cancel()
-        wait_s = max(0, due_ms - self._shared.clock.now_ms()) / 1000
+        wait_s = max(0, due_ms - self._shared.clock.steady_ms()) / 1000
         self._due_timer = self._shared.clock.call_later(wait_s, self._ask_due)
 
     def _ask_due(self) -> None:
@@ -516,7 +533,7 @@ class Lane:
                 self._append(page)
         except SpoolFault as fault:
             self.trouble = str(fault)
-            page = Page((), 0, False, 0, shared.clock.now_ms() + int(SPOOL_PAUSE_S * 1000))
+            page = Page((), 0, False, 0, shared.clock.steady_ms() + int(SPOOL_PAUSE_S * 1000))
         finally:
             self._asking = False
         if page.next_due_ms is not None:

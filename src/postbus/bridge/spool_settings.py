@@ -62,6 +62,11 @@ class RetrySettings(BaseModel):
     age_max_s: float = Field(
         default=5 * 86_400.0, gt=0, description="An event not delivered by this age is a dead letter at its next failure."
     )
+    gone_sink_grace_s: float = Field(
+        default=86_400.0,
+        ge=0,
+        description="How long events wait for a sink that has left the configuration (a rename by mistake) before they are dead letters.",
+    )
     best_effort_attempts_max: int = Field(default=5, ge=1, description="The same for best-effort sinks, which leave no dead letter.")
     best_effort_age_max_s: float = Field(default=3_600.0, gt=0, description="The same for best-effort sinks, which leave no dead letter.")
 
