@@ -7,6 +7,7 @@ import base64
 import resource
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -19,10 +20,12 @@ import standardwebhooks
 import trustme
 
 from postbus.event.cloudevents import HTTP_STRUCTURED_TYPE, structured
+from postbus.event.model import Event
 from postbus.sinks import Outcome, Rejected, Retry, Sent
 from postbus.sinks.settings import WebhookSettings
 from postbus.sinks.webhook import WebhookSink, make
 from postbus.sinks.webhook.answers import FAMILIES, STATUSES, outcome_of, seconds_of
+from postbus.sinks.webhook.request import Headers, request_of
 from tests.sinks import receivers
 from tests.sinks.receivers import Behaviour, receiving, status
 from tests.sinks.samples import raw_sample, sample
@@ -247,7 +250,7 @@ MISBEHAVIOURS: tuple[tuple[str, Behaviour, Outcome], ...] = (
         Retry("the receiver redirects, which is not followed: configure the URL it leads to (302)"),
     ),
     ("asks for a pause", receivers.status(429, "Retry-After: 7"), Retry("the receiver is asked too often (429)", after_s=7.0)),
-    ("finds it too large", receivers.status(413), Rejected("the receiver finds the event too large (413)", too_large=True)),
+    ("finds it too large", receivers.status(413), Rejected("the receiver finds the event too large (413)")),
 )
 
 
@@ -360,6 +363,57 @@ async def test_an_event_larger_than_the_setting_is_rejected() -> None:
     async with receiving(status(200)) as receiver, posting(receiver.url, event_max_octets=20_000) as sink:
         assert isinstance(await sink.send(sample(octets=20_000)), Rejected)
     assert receiver.requests == []
+
+
+async def test_a_limit_of_the_receiver_is_learnt() -> None:
+    """A proxy's 413 to a large event is its limit: the sink says at once that it carries less; one to a small event is about the event."""
+    async with receiving(status(413)) as receiver, posting(receiver.url) as sink:
+        configured = sink.event_max_octets
+        assert await sink.send(sample()) == Rejected("the receiver finds the event too large (413)")
+        assert configured == sink.event_max_octets
+        for _ in range(2):
+            assert await sink.send(sample(octets=1_000_000)) == Rejected("the receiver finds the event too large (413)", too_large=True)
+        assert 870_000 < sink.event_max_octets < 900_000
+        assert sink.health().ok
+        assert str(sink.event_max_octets) in sink.health().detail
+        sink._unlearn()  # what the timer does an hour later
+        assert configured == sink.event_max_octets
+
+
+async def test_waiting_for_room_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is made of an event before there is room for it, and its time begins then: no receiver is in trouble because we are busy."""
+    made: list[str] = []
+
+    def spy(event: Event, **terms: Any) -> tuple[Headers, bytes]:
+        made.append(event.id)
+        return request_of(event, **terms)
+
+    monkeypatch.setattr("postbus.sinks.webhook.sink.request_of", spy)
+    limits = {"in_flight_max_octets": 1024 * 1024, "event_max_octets": 1024 * 1024, "timeout_s": 0.5}
+    async with receiving(receivers.silent) as receiver, posting(receiver.url, **limits) as sink:
+        sending = [asyncio.create_task(sink.send(sample(octets=800_000))) for _ in range(3)]
+        while not receiver.requests:
+            await asyncio.sleep(0)
+        assert 1 == len(made)
+        outcomes = await asyncio.gather(*sending)
+        assert [Retry("the receiver did not answer in time")] * 3 == outcomes
+        assert 3 == len(receiver.requests)
+        assert 0 == sink._budget.used_octets
+
+
+async def test_a_large_body_is_signed_off_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Base64, JSON and HMAC of 25 MiB take a tenth of a second that belongs to everybody's sessions."""
+    threads: list[bool] = []
+
+    def spy(event: Event, **terms: Any) -> tuple[Headers, bytes]:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return request_of(event, **terms)
+
+    monkeypatch.setattr("postbus.sinks.webhook.sink.request_of", spy)
+    async with receiving(status(200)) as receiver, posting(receiver.url) as sink:
+        assert await sink.send(sample()) == Sent("200")
+        assert await sink.send(sample(octets=2_000_000)) == Sent("200")
+    assert [True, False] == threads
 
 
 async def test_a_cancelled_send_gives_everything_back() -> None:

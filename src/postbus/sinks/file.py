@@ -158,7 +158,7 @@ class FileSink:
             return Retry("stopping")
         line = structured(event) + b"\n"
         if len(line) > self.event_max_octets:
-            return Rejected(f"the event has {len(line)} octets, this sink takes {self.event_max_octets}")
+            return Rejected(f"the event has {len(line)} octets, this sink takes {self.event_max_octets}", too_large=True)
         group = self._gathering
         if group.timer is None:
             # One timer for all of a group, which its first line starts: the others wait a little less than their time.

@@ -228,6 +228,11 @@ def sink_single_copy(*, sink: str, topic: str, replication_factor: int | None, m
     )
 
 
+def sink_limit_learnt(*, sink: str, octets: int) -> None:
+    """A sink takes less than it was said to: events and messages above *octets* are held back from now on."""
+    _log("warning", "sink.limit_learnt", sink=sink, octets=octets)
+
+
 def sink_abandoned(*, sink: str, events: int) -> None:
     """A sink was closed with *events* still on their way; they are retried after the next start."""
     _log("warning", "sink.abandoned", sink=sink, events=events)

@@ -6,8 +6,9 @@ import asyncio
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 
 import aiohttp
 import httpx
@@ -15,12 +16,12 @@ import httpx
 from postbus import __version__, telemetry
 from postbus.event.model import Event
 from postbus.sinks import Health, Outcome, Rejected, Retry, Sent
-from postbus.sinks.budget import Budget
+from postbus.sinks.budget import Budget, weight_of
 from postbus.sinks.settings import SecretMissingError, WebhookSettings, signing_key
 from postbus.sinks.tls import client_context
 from postbus.sinks.webhook.answers import GONE, failure_of, outcome_of
 from postbus.sinks.webhook.egress import Egress, names_inside
-from postbus.sinks.webhook.request import request_of
+from postbus.sinks.webhook.request import Headers, request_of
 from postbus.sinks.webhook.transport import Client, Transport
 
 CONNECTION_LOST = (aiohttp.ServerDisconnectedError, ConnectionResetError, BrokenPipeError, aiohttp.ClientConnectionResetError)
@@ -31,6 +32,14 @@ NOT_MADE: tuple[tuple[type[Exception], str], ...] = (
     (OSError, "a certificate cannot be read"),
 )
 """Why there is no client: an operator's mistake, each."""
+APART_OCTETS = 1024 * 1024
+"""A larger event is made into a request and signed in a thread: 25 MiB would keep the loop for a tenth of a second."""
+REFUSABLE_OCTETS = 64 * 1024
+"""A 413 to a smaller event is a verdict on the event: no server has so small a limit by default (100 kB: Express, 1 MiB: nginx)."""
+LEARNT_SHARE = 7 / 8
+"""Of a refused size this share is thought to pass: few steps lead to the limit, and little that would pass is held back."""
+LEARNT_S = 3600.0
+"""How long a learnt limit is believed: somebody will have looked by then."""
 USER_AGENT = f"postbus/{__version__}"
 
 
@@ -64,6 +73,7 @@ class WebhookSink:
         self._flying = 0
         self._landed = asyncio.Event()
         self._trouble: str | None = None
+        self._unlearning: asyncio.TimerHandle | None = None
         self._stopping = False
 
     # --- the contract
@@ -74,7 +84,7 @@ class WebhookSink:
         await self._made()
 
     async def send(self, event: Event) -> Outcome:
-        """Post *event*; ``timeout_s`` is over all of it."""
+        """Post *event*, once there is room among the octets in flight; from then on ``timeout_s`` is over all of it."""
         self._flying += 1
         try:
             outcome = await self._attempt(event)
@@ -88,6 +98,7 @@ class WebhookSink:
     async def stop(self, timeout_s: float) -> None:
         """Wait for requests in flight, at most *timeout_s*, then close their connections."""
         self._stopping = True
+        self._unlearn()
         try:
             async with asyncio.timeout(timeout_s):
                 while self._flying:
@@ -101,30 +112,36 @@ class WebhookSink:
 
     def health(self) -> Health:
         """Return how the last request went."""
-        return Health(ok=self._trouble is None, detail=self._trouble or "posting")
+        learnt = f"; no event above {self.event_max_octets} octets since a 413" if self._unlearning else ""
+        return Health(ok=self._trouble is None, detail=(self._trouble or "posting") + learnt)
 
     # --- one event
 
     async def _attempt(self, event: Event) -> Outcome:
         """Return what became of one request."""
-        client = self._client or await self._made()
-        if client is None or self._stopping:
-            return Retry("stopping" if self._stopping else self._trouble or "not ready")
-        headers, body = request_of(event, mode=self._settings.mode, fixed=client.headers, keys=client.keys, now_s=int(self._clock()))
-        if len(body) > self._settings.event_max_octets:
-            return Rejected(f"the event has {len(body)} octets, this sink takes {self._settings.event_max_octets}")
-        deadline_s = time.monotonic() + self._settings.timeout_s
-        if not await self._budget.take(len(body), self._settings.timeout_s):
-            return Retry(f"{self._budget.used_octets} octets are in flight already")
+        weight = weight_of(event)
+        # Whoever waits here has not failed, and neither has the receiver: those before him end within their time, each.
+        await self._budget.take(weight, None)
         try:
-            async with asyncio.timeout(deadline_s - time.monotonic()):
+            client = self._client or await self._made()
+            if client is None or self._stopping:
+                return Retry("stopping" if self._stopping else self._trouble or "not ready")
+            async with asyncio.timeout(self._settings.timeout_s):
+                headers, body = await self._request(event, client)
+                if len(body) > self._settings.event_max_octets:
+                    return Rejected(f"the event has {len(body)} octets, this sink takes {self._settings.event_max_octets}", too_large=True)
                 return await self._posted(client, headers, body)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return Retry(failure_of(error) or "the request failed")
         finally:
-            self._budget.give(len(body))
+            self._budget.give(weight)
 
-    async def _posted(self, client: Equipment, headers: list[tuple[str, str]], body: bytes) -> Outcome:
+    async def _request(self, event: Event, client: Equipment) -> tuple[Headers, bytes]:
+        """Return headers and body; a large body is made, and signed, off the loop."""
+        make = partial(request_of, event, mode=self._settings.mode, fixed=client.headers, keys=client.keys, now_s=int(self._clock()))
+        return make() if len(event.data) <= APART_OCTETS else await asyncio.to_thread(make)
+
+    async def _posted(self, client: Equipment, headers: Headers, body: bytes) -> Outcome:
         """Post once, and once more when the receiver had closed the connection before it could see the request."""
         request = httpx.Request("POST", client.url, headers=headers, content=body)
         if client.http.is_closed:
@@ -135,7 +152,28 @@ class WebhookSink:
             if self._stopping:
                 raise
             answer = await client.http.send(request)
-        return outcome_of(answer.status_code, answer.headers.get("retry-after"), datetime.now(UTC))
+        outcome = outcome_of(answer.status_code, answer.headers.get("retry-after"), datetime.now(UTC))
+        if isinstance(outcome, Rejected) and outcome.too_large:
+            if len(body) <= REFUSABLE_OCTETS:
+                return replace(outcome, too_large=False)
+            self._learn(len(body))
+        return outcome
+
+    def _learn(self, refused_octets: int) -> None:
+        """Say from now on, for a while, that less than *refused_octets* is carried: the receiver, or a proxy before it, has a limit."""
+        limit = max(REFUSABLE_OCTETS, int(refused_octets * LEARNT_SHARE))
+        if limit < self.event_max_octets:
+            self._unlearn()
+            self.event_max_octets = limit
+            self._unlearning = asyncio.get_running_loop().call_later(LEARNT_S, self._unlearn)
+            telemetry.sink_limit_learnt(sink=self.name, octets=limit)
+
+    def _unlearn(self) -> None:
+        """Carry again what the settings say."""
+        if self._unlearning is not None:
+            self._unlearning.cancel()
+            self._unlearning = None
+            self.event_max_octets = self._settings.event_max_octets
 
     def _note(self, outcome: Outcome) -> None:
         """Remember for health how it went, and say once what is wrong."""
