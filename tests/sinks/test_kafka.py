@@ -228,8 +228,40 @@ async def test_a_batch_the_broker_finds_too_large_costs_no_small_event(kafka: Ka
         assert {type(outcome) for outcome in first} == {Retry}
         for event in small:
             await until_sent(sink, event)
-        assert isinstance(await sink.send(large), Rejected)
-    assert len(await kafka.consume(topic)) == len(small)
+        assert await sink.send(large) == Rejected("the record is larger than the topic takes (MessageSizeTooLargeError)", too_large=True)
+        assert 50_000 < sink.event_max_octets + 16 * 1024 < 60_000
+        await until_sent(sink, small[0]._replace(id="again"))
+        doubting, sink._doubt_until_s = sink._producer, 0.0
+        while sink._producer in (doubting, None):
+            await asyncio.wait((asyncio.create_task(asyncio.sleep(0)),))
+        assert sink._producer._message_accumulator._batch_size > 1
+        assert sink.event_max_octets == 1024 * 1024 - 16 * 1024
+    assert len(await kafka.consume(topic)) == len(small) + 1
+
+
+@real
+async def test_a_topic_too_small_for_events_is_waited_for(kafka: Kafka) -> None:
+    """An operator's slip is trouble of the sink and costs no mail; a limit that is only small is warned of."""
+    topic = await kafka.create_topic(config={"max.message.bytes": "20000"})
+    async with running(kafka, topic) as sink:
+        assert await sink.send(sample()) == Retry("the topic's max.message.bytes is too small for events")
+        assert not sink.health().ok
+    topic = await kafka.create_topic(config={"max.message.bytes": "50000"})
+    async with running(kafka, topic) as sink:
+        assert isinstance(await sink.send(sample()), Sent)
+        assert sink.health().ok
+        assert f"{topic}: takes no record above 50000 octets" in sink.health().detail
+
+
+@real
+async def test_an_event_that_cannot_be_encoded_takes_no_room(kafka: Kafka) -> None:
+    """Whatever becomes of an event, its octets are given back."""
+    topic = await kafka.create_topic()
+    async with running(kafka, topic) as sink:
+        assert isinstance(await sink.send(sample()), Sent)
+        with pytest.raises(UnicodeEncodeError):
+            await sink.send(sample()._replace(partitionkey="\udcff"))
+        assert sink._budget.used_octets == 0
 
 
 # --- the far side goes and comes back

@@ -32,6 +32,10 @@ class Meaning:
     too_large: bool = False
 
 
+class TopicTooSmallError(RuntimeError):
+    """A topic takes no record that an event is certain to fit into."""
+
+
 UNKNOWN = Meaning("an error this version does not know", sink_down=False)
 
 # First match wins, so a class stands before those it derives from.
@@ -90,6 +94,7 @@ MEANINGS: tuple[tuple[tuple[type[BaseException], ...], Meaning], ...] = (
     # What is left of aiokafka's own are "unexpected error" wrappers, after which its sender task is dead.
     ((errors.KafkaError,), Meaning("the client failed and is made anew", fatal=True)),
     ((SecretMissingError,), Meaning("a secret is missing")),
+    ((TopicTooSmallError,), Meaning("the topic's max.message.bytes is too small for events")),
     ((ssl.SSLCertVerificationError,), Meaning("the broker's certificate is not trusted")),
     ((ssl.SSLError,), Meaning("TLS with the broker failed")),
     ((TimeoutError,), Meaning("the broker did not answer in time")),

@@ -23,16 +23,24 @@ from aiokafka import AIOKafkaProducer, errors
 
 from postbus import telemetry
 from postbus.event.cloudevents import kafka_binary, kafka_structured
-from postbus.event.model import Event
+from postbus.event.model import EVENT_RESERVE_OCTETS, Event
 from postbus.sinks import Health, Outcome, Rejected, Retry, Sent
-from postbus.sinks.budget import Budget
+from postbus.sinks.budget import Budget, weight_of
 from postbus.sinks.kafka.connection import Topic, describe, discard, knock, open_producer, options
-from postbus.sinks.kafka.outcomes import meaning_of, outcome_of
+from postbus.sinks.kafka.outcomes import TopicTooSmallError, meaning_of, outcome_of
 from postbus.sinks.settings import KafkaSettings, SecretMissingError
 from postbus.sinks.turns import Turns
 
 ATTRIBUTES_MAX_OCTETS = 16 * 1024
 """Left of a record for key, attributes, envelope (8 KiB) and framing (82): an event may be this much smaller than a record."""
+RECORD_MIN_OCTETS = ATTRIBUTES_MAX_OCTETS + EVENT_RESERVE_OCTETS
+"""A topic that takes less would lose mail for an operator's slip: it is trouble of the sink, not of the events."""
+RECORD_SMALL_OCTETS = 64 * 1024
+"""A topic that takes less is warned of: most mail will be cut or refused."""
+LEARNT_SHARE = 7 / 8
+"""Of a refused size this share is thought to pass, where the cluster does not tell its limit."""
+DOUBT_S = 600.0
+"""How long what refusals taught is believed; then the cluster is asked again and records share batches again."""
 BATCH_ALONE_OCTETS = 1
 """A batch takes its first record whatever its size: with this limit every record is a batch of its own."""
 PAUSE_MIN_S, PAUSE_MAX_S = 0.2, 5.0
@@ -46,11 +54,12 @@ RESOLVE_SLACK_S = 2.0
 
 @dataclass(slots=True)
 class Held:
-    """A record that aiokafka has and whose fate is open until *future* is done; *alone*: no other can be in its batch."""
+    """A record of about *octets* that aiokafka has and whose fate is open until *future* is done; *alone*: it has its batch to itself."""
 
     future: asyncio.Future[object]
     since_s: float
     topic: str
+    octets: int
     alone: bool
 
 
@@ -78,7 +87,8 @@ class KafkaSink:
         self._condemned = asyncio.Event()
         self._trouble: str | None = "connecting"
         self._warnings: tuple[str, ...] = ()
-        self._alone = False
+        self._learnt_octets = settings.max_request_octets
+        self._doubt_until_s: float | None = None
         self._stopping = False
 
     # --- the contract
@@ -136,27 +146,32 @@ class KafkaSink:
 
     async def _hand_over_now(self, event: Event, deadline_s: float) -> Held | Outcome:
         """Give *event* to the client; one at a time for each key, since aiokafka lets a small record overtake one that waits for room."""
-        key, value, headers = self._encode(event)
-        size = len(key) + len(value) + sum(len(name) + len(text) for name, text in headers)
-        if not await self._budget.take(size, deadline_s - time.monotonic()):
+        octets = weight_of(event)
+        if not self._budget.try_take(octets) and not await self._budget.take(octets, deadline_s - time.monotonic()):
             return Retry(f"{self._budget.used_octets} octets are in flight already")
+        found: Held | Outcome | None = None
+        try:
+            found = await self._sent(event, octets, deadline_s)
+        finally:
+            if not isinstance(found, Held):  # else it gives them back once it is settled
+                self._budget.give(octets)
+        return found
+
+    async def _sent(self, event: Event, octets: int, deadline_s: float) -> Held | Outcome:
+        """Give *event* to the client there is."""
         producer = self._producer
         if producer is None or self._stopping:
-            self._budget.give(size)
             return Retry("stopping" if self._stopping else self._trouble or "connecting")
-        topic, alone = self._settings.topics.get(event.route, self._settings.topic), self._alone
+        key, value, headers = self._encode(event)
+        topic, alone = self._settings.topics.get(event.route, self._settings.topic), self._doubt_until_s is not None
         try:
             # Until send() returns, cancelling it means that nothing is sent; afterwards only the future tells.
             async with asyncio.timeout(deadline_s - time.monotonic()):
                 future = await producer.send(topic, value, key=key, headers=headers)
-        except asyncio.CancelledError:
-            self._budget.give(size)
-            raise
         except (errors.KafkaError, TimeoutError, OSError) as error:
-            self._budget.give(size)
             return self._failure(error, topic, alone=True)
-        held = self._held[event.id] = Held(future, time.monotonic(), topic, alone)
-        future.add_done_callback(lambda done: self._released(event.id, size, done))
+        held = self._held[event.id] = Held(future, time.monotonic(), topic, octets, alone)
+        future.add_done_callback(lambda done: self._released(event.id, octets, done))
         return held
 
     async def _first_attempt(self, deadline_s: float) -> None:
@@ -180,10 +195,22 @@ class KafkaSink:
             outcome = self._failure(error, held.topic, alone=held.alone)
             if isinstance(outcome, Retry) and outcome.sink_down and not self._settings.topics:
                 self._condemned.set()  # what the client holds behind this record must not overtake it
+            if isinstance(outcome, Rejected) and outcome.too_large:
+                self._learn(held.octets)
             return outcome
         self._trouble = None
         placed: object = held.future.result()
         return Sent(f"{held.topic}/{getattr(placed, 'partition', '?')}/{getattr(placed, 'offset', '?')}")
+
+    def _learn(self, refused_octets: int) -> None:
+        """The broker refused a record that its topic's limit, as far as it was told, allows: ask again, and say less meanwhile."""
+        limit = max(RECORD_MIN_OCTETS, int(refused_octets * LEARNT_SHARE))
+        if limit < self._learnt_octets:
+            self._learnt_octets = limit
+            self.event_max_octets = min(self.event_max_octets, limit - ATTRIBUTES_MAX_OCTETS)
+            self._doubt_until_s = time.monotonic() + DOUBT_S
+            self._condemned.set()
+            telemetry.sink_limit_learnt(sink=self.name, octets=self.event_max_octets)
 
     def _released(self, event_id: str, size: int, future: asyncio.Future[object]) -> None:
         """Forget a record whose fate is known. Looks at its exception, so that none is reported as never retrieved."""
@@ -198,7 +225,7 @@ class KafkaSink:
         outcome = outcome_of(error, alone=alone, topic_is_shared=not self._settings.topics)
         if meaning.too_large and not alone:
             # The broker refused a batch; whose fault it was shows when each record has a batch of its own.
-            self._alone = True
+            self._doubt_until_s = time.monotonic() + DOUBT_S
             self._condemned.set()
         if meaning.fatal:
             self._condemned.set()
@@ -238,7 +265,7 @@ class KafkaSink:
             await knock(self._settings, opts)
             topics = await describe(self._settings, opts, sorted({self._settings.topic, *self._settings.topics.values()}))
             record_max = self._weigh(topics)
-            batch_max = BATCH_ALONE_OCTETS if self._alone else record_max
+            batch_max = BATCH_ALONE_OCTETS if self._doubt_until_s is not None else record_max
             producer = await open_producer(self._settings, opts, record_max, batch_max)
         missing = [topic.name for topic in topics if not topic.exists]
         self._trouble = f"the topic does not exist: {', '.join(missing)}" if missing else None
@@ -248,7 +275,11 @@ class KafkaSink:
         return producer
 
     def _weigh(self, topics: list[Topic]) -> int:
-        """Take note of how safe records are on *topics*; return the largest record all of them take."""
+        """Take note of how safe records are on *topics*; return the largest record all of them take.
+
+        Raises:
+            TopicTooSmallError: no event is certain to fit into that.
+        """
         warnings = []
         for topic in topics:
             if topic.copies_at_least == 1:
@@ -256,19 +287,29 @@ class KafkaSink:
                     sink=self.name, topic=topic.name, replication_factor=topic.replication, min_insync_replicas=topic.min_insync
                 )
                 warnings.append(f"{topic.name}: an acknowledged event may rest in one broker's memory (min.insync.replicas below 2)")
+        limits = {topic.name: topic.message_max_octets for topic in topics if topic.message_max_octets is not None}
+        warnings += [f"{name}: takes no record above {limit} octets" for name, limit in limits.items() if limit < RECORD_SMALL_OCTETS]
         self._warnings = tuple(warnings)
-        limits = [topic.message_max_octets for topic in topics if topic.message_max_octets]
-        record_max = min([self._settings.max_request_octets, *limits])
-        self.event_max_octets = max(0, record_max - ATTRIBUTES_MAX_OCTETS)
+        record_max = min([self._learnt_octets, *limits.values()])
+        if record_max < RECORD_MIN_OCTETS:
+            raise TopicTooSmallError(f"{record_max} octets; at least {RECORD_MIN_OCTETS}")
+        self.event_max_octets = record_max - ATTRIBUTES_MAX_OCTETS
+        if record_max < RECORD_SMALL_OCTETS:
+            telemetry.sink_limit_learnt(sink=self.name, octets=self.event_max_octets)
         return record_max
 
     async def _watch(self) -> None:
         """Return when the client must be made anew: it failed for good, or it holds a record that is past hope."""
+        why = "fatal error"
         hopeless_s = max(2 * self._settings.request_timeout_s + RESOLVE_SLACK_S, self._settings.send_timeout_s)
         while not self._condemned.is_set():
             oldest_s = min((held.since_s for held in self._held.values()), default=None)
             if oldest_s is not None and time.monotonic() - oldest_s > hopeless_s:
                 self._trouble = "a record was stuck in the client, which is made anew"
+                break
+            if self._doubt_until_s is not None and time.monotonic() > self._doubt_until_s:
+                self._doubt_until_s, self._learnt_octets = None, self._settings.max_request_octets
+                why = "the cluster's limits are asked for anew"
                 break
             try:
                 async with asyncio.timeout(WATCH_S):
@@ -276,7 +317,7 @@ class KafkaSink:
             except TimeoutError:
                 continue
         if not self._stopping:
-            telemetry.sink_restarted(sink=self.name, why=self._trouble or "fatal error")
+            telemetry.sink_restarted(sink=self.name, why=self._trouble or why)
 
     async def _drop(self) -> None:
         """Discard the client, if there is one: its records are failed, and may then be sent by the next."""
