@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -439,3 +440,39 @@ def test_a_unix_peer_has_no_address() -> None:
     bench.session.peer = ""
     client: Any = intake._client(bench.session)
     assert ("", 0) == (client.ip, client.port)
+
+
+RECEIVED = b"Received: from a by b;\r\n\tThu, 1 Jan 2026 00:00:00 +0000\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        pytest.param(b"Subject: x\r\n\r\n", 0, id="none"),
+        pytest.param(RECEIVED + b"\r\n", 1, id="first field"),
+        pytest.param(b"RECEIVED: a\r\nreceived: b\r\n\r\n", 2, id="whatever the case"),
+        pytest.param(b"Subject: x\r\n\r\n" + RECEIVED * 5, 0, id="in the body"),
+        pytest.param(b"X-Received: a\r\nSubject: Received: b\r\n\r\n", 0, id="only alike"),
+        pytest.param(RECEIVED * 3, 3, id="no body"),
+    ],
+)
+def test_hops_are_received_fields(head: bytes, expected: int) -> None:
+    """Only fields of the header block count."""
+    assert expected == intake.hops(head + b"text\r\n")
+
+
+@pytest.mark.parametrize(("count", "code"), [(100, 250), (101, 554)])
+@pytest.mark.parametrize("spilled", [False, True], ids=["in memory", "spilled"])
+async def test_a_looping_message_is_refused(bench: Bench, count: int, code: int, spilled: bool, tmp_path: Path) -> None:
+    """More than 100 hops: 554 5.4.6, so that the sender learns of the loop instead of feeding it."""
+    bench.rcpt("orders@x.org")
+    octets = RECEIVED * count + b"Subject: x\r\n\r\nround and round\r\n"
+    if spilled:
+        path = tmp_path / "spilled"
+        path.write_bytes(octets)
+        bench.envelope.body = Body(None, path=path, size_octets=len(octets), digest="0" * 64)
+        said = await bench.handler.handle_DATA(bench, bench.session, bench.envelope)
+    else:
+        said = await bench.data(octets)
+    assert [code] == [reply.code for reply in said]
+    assert (code == 250) == bool(bench.keeper.taken)

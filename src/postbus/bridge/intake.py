@@ -12,8 +12,10 @@ LMTP has a reply for each and needs no such thing.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 from postbus import telemetry
@@ -36,6 +38,15 @@ NO_ROOM = Reply(452, "Insufficient system storage, try again later", "4.3.1")  #
 SEPARATELY = Reply(452, "Send this recipient in a transaction of its own", "4.5.3")
 TRY_LATER = Reply(451, "Message not accepted, try again later", "4.3.0")
 REFUSED = Reply(554, "Message refused by its destination", "5.3.0")
+
+LOOPING = Reply(554, "Too many hops, this message loops", "5.4.6")
+
+HOPS_MAX = 100
+"""Received fields before a message counts as looping (RFC 5321 s6.3: "normally at least 100")."""
+LOOP_MIN_OCTETS = HOPS_MAX * len(b"Received:\r\n")
+"""A smaller message cannot have gone so far; most need not be looked at."""
+HEAD_MAX_OCTETS = 256 * 1024
+"""Of a header block so much is looked at; a larger one is published raw anyway."""
 
 NULL_SENDER = "<>"
 """How handlers see the null reverse-path (aiosmtpd's spelling); an event says ``""``."""
@@ -149,6 +160,8 @@ class PublishingHandler:
         ]
         if not session.lmtp and any(outcome):
             outcome = [replies.TOO_BIG] * len(matches)  # one reply for all: a dead letter instead would be a promise broken after 250
+        if body.size_octets >= LOOP_MIN_OCTETS and hops(await _head(body)) > HOPS_MAX:
+            outcome = [LOOPING] * len(matches)
         trace = telemetry.trace_start("accept mail", kind="server", parent=session.traceparent, listener=session.listener)
         try:
             mail = self._mail(session, envelope, body, matches, trace.traceparent if trace else None)
@@ -306,6 +319,26 @@ def _share_a_reply(first: Match, match: Match, declared_octets: int | None) -> b
     if first.message_max_octets == match.message_max_octets:
         return True
     return declared_octets is not None  # both limits were held against it at RCPT
+
+
+def hops(octets: bytes) -> int:
+    """Return how many Received fields the header block of *octets* has (RFC 5321 s4.4: one for each host it came by)."""
+    end = octets.find(b"\r\n\r\n", 0, HEAD_MAX_OCTETS)
+    head = octets[: end if end >= 0 else HEAD_MAX_OCTETS].lower()
+    return head.startswith(b"received:") + head.count(b"\r\nreceived:")
+
+
+async def _head(body: Body) -> bytes:
+    """Return *body*, or the beginning of one that was spilled."""
+    if body.octets is not None:
+        return body.octets
+    assert body.path is not None, "a body is in memory or in a file"
+    return await asyncio.to_thread(_beginning, body.path)
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(HEAD_MAX_OCTETS)
 
 
 def _matches(envelope: Envelope) -> list[Match]:
