@@ -42,7 +42,7 @@ def corpus() -> list[Mail]:
     folder = Path(sysconfig.get_path("stdlib")) / "test" / "test_email" / "data"
     files = sorted(path for path in folder.glob("*") if path.is_file()) if folder.is_dir() else []
     if not files:
-        missing("the interpreter's corpus of mails", "install the tests of Python's standard library (Debian: libpython3-testsuite)")
+        missing("the interpreter's corpus of mails", "install the tests of Python's standard library (Debian: libpython3.X-testsuite)")
     return [Mail(path.name, re.sub(rb"\r?\n", b"\r\n", path.read_bytes()), ("BODY=8BITMIME",)) for path in files]
 
 
