@@ -60,7 +60,7 @@ def fresh(database: Database, sink: str = "out", after: int = 0, limit: int = 10
 
 def due(database: Database, now_ms: int = NOW_MS, limit: int = 100, max_octets: int = ALL) -> list[tuple[int, int]]:
     """Return (seq, slot number) of what is due."""
-    return [delivery.order for delivery in database.due("out", now_ms, limit, max_octets, NOW_MS).deliveries]
+    return [delivery.order for delivery in database.due("out", limit, max_octets, now_ms, NOW_MS).deliveries]
 
 
 def test_settings_that_durability_rests_on(database: Database) -> None:
@@ -177,20 +177,20 @@ def test_retries(database: Database) -> None:
     database.apply([row(1), row(2), row(3)], [mark(1, RETRY, attempt=3, due_ms=NOW_MS, at_ms=5), mark(2, RETRY, due_ms=NOW_MS - 1)])
     assert [(3, 0)] == fresh(database)
     assert [(2, 0), (1, 0)] == due(database)
-    (_, second) = database.due("out", NOW_MS, 10, ALL, NOW_MS).deliveries
+    (_, second) = database.due("out", 10, ALL, NOW_MS, NOW_MS).deliveries
     assert (3, 5) == (second.attempt, second.since_ms)
-    page = database.due("out", NOW_MS - 1, 10, ALL, NOW_MS)
+    page = database.due("out", 10, ALL, NOW_MS - 1, NOW_MS)
     assert ([(2, 0)], NOW_MS, False) == ([delivery.order for delivery in page.deliveries], page.next_due_ms, page.complete)
-    assert database.due("out", NOW_MS, 1, ALL, NOW_MS).next_due_ms == NOW_MS
+    assert database.due("out", 1, ALL, NOW_MS, NOW_MS).next_due_ms == NOW_MS
     assert [(2, 0)] == due(database, max_octets=1)
-    page = database.due("other", NOW_MS, 10, ALL, NOW_MS)
+    page = database.due("other", 10, ALL, NOW_MS, NOW_MS)
     assert ((), None, True) == (page.deliveries, page.next_due_ms, page.complete)
 
 
 def test_two_retries_of_one_message_share_it(database: Database) -> None:
     """Retries of one message for one sink are slots of one object."""
     database.apply([row(1, two_sinks(1))], [mark(1, RETRY, slots=4), mark(1, RETRY, number=2, slots=4)])
-    first, second = database.due("out", NOW_MS, 10, ALL, NOW_MS).deliveries
+    first, second = database.due("out", 10, ALL, NOW_MS, NOW_MS).deliveries
     assert first.held is second.held
 
 

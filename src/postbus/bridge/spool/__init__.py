@@ -22,7 +22,8 @@ database is opened anew, its log folded and restarted, and what was refused take
 A crash loses no mark that matters: an event whose DONE was not yet durable is sent once more, under the same id.
 
 A full disk cannot even delete, since deleting writes to the log. So accepting stops while ``free_min_octets`` are left, and a
-preallocated ``ballast`` file is given back when SQLite says SQLITE_FULL.
+preallocated ``ballast`` file is given back when SQLite says SQLITE_FULL. If that is not enough, marks wait in memory and are tried
+once a second; those a full disk keeps from being written are lost with the process, and their events sent once more.
 
 Files of the folder (0700, files 0600): ``spool.db`` ``spool.db-wal`` ``bodies/`` ``spill/`` ``ballast`` ``lock`` ``damaged/``.
 One process owns it (a record lock, and SQLite's exclusive mode); network file systems are refused.

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Literal
 
 from postbus import telemetry
-from postbus.bridge.backoff import delay_s
 from postbus.bridge.clock import Clock, LoopClock, Timer
 from postbus.bridge.spool.bodies import BodyFiles
-from postbus.bridge.spool.database import Applied, Database, Tally
-from postbus.bridge.spool.faults import SpoolDamaged, SpoolFailed, SpoolFault, SpoolFull, SpoolUnwritable
+from postbus.bridge.spool.bounds import exceeded
+from postbus.bridge.spool.database import Database
+from postbus.bridge.spool.faults import SpoolFailed, SpoolFault, SpoolFull, SpoolUnwritable
 from postbus.bridge.spool.folder import Folder
-from postbus.bridge.spool.groups import Commit, Group, Line
+from postbus.bridge.spool.groups import Commit, Group, Line, Written, write
 from postbus.bridge.spool.housekeeping import Chores, Findings, care, watch
 from postbus.bridge.spool.records import Body, DeadLetter, Delivery, Held, Mark, Numbers, Page, Slot, State, reason
-from postbus.bridge.spool.tables import place_of, row_of
+from postbus.bridge.spool.reopening import Reopening
+from postbus.bridge.spool.startup import take
+from postbus.bridge.spool.tables import mark_of, obituaries, place_of, row_of
 from postbus.bridge.spool.writer import Writer
-from postbus.bridge.spool_settings import RetrySettings, SpoolSettings
+from postbus.bridge.spool_settings import SpoolSettings
 from postbus.event.mail import Mail
 
 ROW_MAX_OCTETS = 262_144
@@ -35,9 +36,6 @@ LOOK_S = 0.1
 """How often the free space is looked at; in between, what was written counts against it."""
 TICK_S = 1.0
 RETENTION_TICKS = 60
-RETRY_WAIT_MAX_MS = 3_600_000
-"""No retry waits longer than this after a start: the clock that said when it is due may have been wrong."""
-REOPEN = RetrySettings(first_delay_s=1.0, max_delay_s=60.0)
 
 Closed = Literal["full", "unhealthy"]
 
@@ -72,13 +70,9 @@ class Spool:
         self._company = False  # the last group held several messages: senders are many
         self._looked_at = 0.0
         self._tick_timer: Timer | None = None
-        self._reopen_timer: Timer | None = None
-        self._reopen_failures = 0
-        self._refused: list[int] = []
         self._ticks = 0
         self._trouble = ""  # of the last round of housekeeping
-        self._commits_at_tick = 0
-        self._commits = 0
+        self._commits = 0  # since the last tick
         self._holes_told = 0
         self._next_seq = 0
         self._watches: list[Callable[[], None]] = []
@@ -95,48 +89,22 @@ class Spool:
         self._loop = asyncio.get_running_loop()
         self._writer = Writer()
         self._files = BodyFiles(self.folder)
+        self._reopening = Reopening(self._database, self._writer, self._clock, failed=self._reopen_failed, opened=self._reopened)
         try:
-            tally = await self._writer.run(self._open)
+            now_ms, steady_ms = self._clock.now_ms(), self._clock.steady_ms()
+            tally = await self._writer.run(partial(take, self.folder, self._database, now_ms=now_ms, steady_ms=steady_ms))
         except BaseException:
             await self._writer.stop()
             self._files.stop()
             raise
-        numbers = self.numbers
-        numbers.messages, numbers.octets, numbers.damaged = tally.messages, tally.octets, tally.damaged
-        numbers.pending, numbers.dead_letters = {sink: count for sink, count in tally.pending.items() if count > 0}, tally.dead_letters
+        self.numbers = numbers = tally.numbers()
         # Past what was used and past the clock: a number is not used twice even when the spool was empty meanwhile.
-        self._next_seq = max(tally.newest + 1, self._clock.now_ms() * 1000)
+        self._next_seq = max(tally.newest + 1, now_ms * 1000)
         self._state, self._accepting, self._reason = "open", True, ""
         self._watches += watch(self.numbers, self.oldest_age_s)
         self._tell_holes()
         self._tick_timer = self._clock.call_later(0, self._tick)
         telemetry.spool_opened(messages=numbers.messages, octets=numbers.octets, dead_letters=sum(tally.dead_letters.values()))
-
-    def _open(self) -> Tally:
-        self.folder.open()
-        try:
-            try:
-                self._database.open()
-                tally = self._database.tally()
-            except SpoolDamaged as damage:
-                self._database.close()
-                place = self.folder.quarantine(str(self._clock.now_ms()))
-                telemetry.spool_damaged(what="database", why=str(damage), place=str(place))
-                self._database.open()
-                tally = self._database.tally()
-                tally.damaged += 1
-            if not self._database.holes:  # with rows unreadable, nobody knows which files they named
-                orphans = self.folder.sweep(tally.files)
-                telemetry.spool_swept(orphans=orphans)
-            with suppress(SpoolFull):  # then they wait as they are
-                self._database.hasten(self._clock.steady_ms() + RETRY_WAIT_MAX_MS)
-            self.folder.fill_ballast()
-            self.numbers.free_octets = self.folder.free_octets()
-        except BaseException:
-            self._database.close()
-            self.folder.close()
-            raise
-        return tally
 
     async def close(self) -> None:
         """Accept nothing more, make durable what waits, let the folder go. Harmless when it is not open."""
@@ -144,7 +112,8 @@ class Spool:
             return
         self._accepting = False
         self._reason = "the spool is closing"
-        for timer in (self._tick_timer, self._reopen_timer, self._linger):
+        self._reopening.end()
+        for timer in (self._tick_timer, self._linger):
             if timer is not None:
                 timer.cancel()
         self._stalled = False
@@ -177,18 +146,7 @@ class Spool:
         return self._full(0) or "" if self._state == "open" and self._accepting else self._reason
 
     def _full(self, size_octets: int) -> str | None:
-        numbers, settings = self.numbers, self.settings
-        if self._disk_full:
-            return "the disk is full"
-        if numbers.octets + numbers.spilled_octets + size_octets > settings.max_octets or numbers.octets >= settings.max_octets:
-            return f"{numbers.octets + numbers.spilled_octets} of {settings.max_octets} octets are in use"
-        if numbers.messages >= settings.max_messages:
-            return f"{numbers.messages} of {settings.max_messages} messages are held"
-        if (letters := sum(numbers.dead_letters.values())) >= settings.dead_letters_max:
-            return f"{letters} of {settings.dead_letters_max} dead letters are kept: replay or drop some"
-        if numbers.free_octets - size_octets <= settings.free_min_octets:
-            return f"{numbers.free_octets} octets are free on the disk, {settings.free_min_octets} must stay"
-        return None
+        return "the disk is full" if self._disk_full else exceeded(self.numbers, self.settings, size_octets)
 
     async def bury(self, mail: Mail, slots: Sequence[Slot], body: Body, why: Sequence[str]) -> None:
         """Keep *mail* as dead letters, one for each slot with its reason; return when that is durable. Otherwise as ``commit``."""
@@ -229,22 +187,15 @@ class Spool:
             # From here to the queue without await: the order of numbers is the order of groups.
             self._next_seq += 1
             row = row_of(self._next_seq, mail, slots, size_octets=size_octets, octets=octets, file=name)
+            buried = obituaries(row.seq, mail, slots, why, self._clock.now_ms()) if why else ()
         except BaseException:
             self._forget(size_octets, name)
             raise
-        commit = Commit(row, mail, slots, self._loop.create_future(), self._obituaries(row.seq, mail, slots, why) if why else ())
+        commit = Commit(row, mail, slots, self._loop.create_future(), buried)
         self._line.commits.append(commit)
+        self._line.recount |= bool(buried)
         self._poke()
         return await commit.future
-
-    def _obituaries(self, seq: int, mail: Mail, slots: tuple[Slot, ...], why: Sequence[str]) -> tuple[Mark, ...]:
-        now_ms = self._clock.now_ms()
-        self._line.recount = True
-        names = [mail.recipients[slot.recipient].event_id for slot in slots]
-        return tuple(
-            Mark(seq, number, len(slots), State.DEAD, names[number], slot.sink, why=reason(text), at_ms=now_ms)
-            for number, (slot, text) in enumerate(zip(slots, why, strict=True))
-        )
 
     async def _keep(self, body: Body) -> str:
         try:
@@ -264,17 +215,17 @@ class Spool:
     def done(self, delivery: Delivery) -> None:
         """The sink has the event, or nobody wants it any more. The message goes with its last open slot."""
         held = delivery.held
-        whole = len(held.slots) == 1  # then the message goes at once, and nobody will read the mark
-        self._mark(Mark(held.seq, 0, 1, State.DONE) if whole else self._mark_of(delivery, State.DONE, 0, "", 0), delivery)
+        # With one slot the message goes at once, and nobody will read the mark.
+        self._mark(Mark(held.seq, 0, 1, State.DONE) if len(held.slots) == 1 else mark_of(delivery, State.DONE, 0, "", 0), delivery)
 
     def retry(self, delivery: Delivery, due_ms: int, why: str) -> None:
         """The event steps aside until *due_ms*, by the steady clock; ``delivery.attempt`` is kept with it."""
-        self._post(self._mark_of(delivery, State.RETRY, due_ms, why, delivery.since_ms))
+        self._post(mark_of(delivery, State.RETRY, due_ms, why, delivery.since_ms))
 
     def dead(self, delivery: Delivery, why: str) -> None:
         """The event is given up; it is kept, with its message, as a dead letter."""
         self._line.recount = True
-        self._mark(self._mark_of(delivery, State.DEAD, 0, why, self._clock.now_ms()), delivery)
+        self._mark(mark_of(delivery, State.DEAD, 0, why, self._clock.now_ms()), delivery)
 
     def set_aside(self, delivery: Delivery, why: str) -> None:
         """The message turned out to be damaged: keep it out of every page, and tell."""
@@ -283,12 +234,6 @@ class Spool:
         self.numbers.damaged += 1
         telemetry.spool_damaged(what="message", why=why, place=delivery.held.mail.id)
         self._writer.post(lambda: self._database.set_aside(seq, why, now_ms), lambda _result, _fault: None)
-
-    @staticmethod
-    def _mark_of(delivery: Delivery, state: State, due_ms: int, why: str, at_ms: int) -> Mark:
-        held, slot = delivery.held, delivery.slot
-        event_id = delivery.recipient.event_id
-        return Mark(held.seq, delivery.number, len(held.slots), state, event_id, slot.sink, delivery.attempt, due_ms, reason(why), at_ms)
 
     def _mark(self, mark: Mark, delivery: Delivery) -> None:
         self._decide(delivery.slot.sink)
@@ -345,27 +290,17 @@ class Spool:
             self._linger.cancel()
             self._linger = None
         self._busy = True
-        self._writer.post(partial(self._apply, group), partial(self._applied, group))
+        look = self._loop.time() >= self._looked_at + LOOK_S
+        if look:
+            self._looked_at = self._loop.time()
+        self._writer.post(partial(write, group, self._database, self.folder, look=look), partial(self._applied, group))
 
-    def _apply(self, group: Group) -> tuple[Applied, int | None, float]:
-        """On the writer's thread: one transaction, then a look at the free space."""
-        start = time.perf_counter()
-        rows = [commit.row for commit in group.commits]
-        marks = [*group.marks, *(mark for commit in group.commits for mark in commit.marks)]
-        applied = self._database.apply(rows, marks, group.removals, recount=group.recount)
-        free_octets: int | None = None
-        if start >= self._looked_at + LOOK_S:
-            self._looked_at = start
-            with suppress(SpoolFault):  # the group is durable, whatever statvfs says
-                free_octets = self.folder.free_octets()
-        return applied, free_octets, time.perf_counter() - start
-
-    def _applied(self, group: Group, result: tuple[Applied, int | None, float], fault: SpoolFault | None) -> None:
+    def _applied(self, group: Group, written: Written, fault: SpoolFault | None) -> None:
         self._busy = False
         if fault is not None:
             self._group_failed(group, fault)
             return
-        applied, free_octets, seconds = result
+        applied, free_octets, seconds = written
         numbers = self.numbers
         numbers.messages -= applied.messages
         numbers.octets -= applied.octets
@@ -420,7 +355,7 @@ class Spool:
             telemetry.spool_job_crashed(error=fault)
             self._hand_over()
         else:
-            self._refused += [commit.row.seq for commit in group.commits]
+            self._reopening.refused += [commit.row.seq for commit in group.commits]
             self._fail(str(fault))
 
     def _ran_full(self, fault: SpoolFull) -> None:
@@ -443,45 +378,29 @@ class Spool:
         telemetry.spool_failed(kind="failed", why=why)
         if self._state == "open":
             self._state = "failed"
-            self._reopen_failures = 0
-            self._reopen_later()
+            self._reopening.begin()
 
-    def _reopen_later(self) -> None:
-        self._reopen_failures += 1
-        self._reopen_timer = self._clock.call_later(delay_s(self._reopen_failures, REOPEN, 0.5), self._reopen)
+    def _reopen_failed(self, why: str) -> None:
+        self._reason = why
 
-    def _reopen(self) -> None:
-        refused = tuple(self._refused)
-        self._writer.post(partial(self._database.reopen, refused), partial(self._reopened, refused))
-
-    def _reopened(self, refused: tuple[int, ...], _result: None, fault: SpoolFault | None) -> None:
-        if self._state != "failed":  # closed meanwhile
-            return
-        if fault is not None:
-            self._reason = str(fault)
-            telemetry.spool_failed(kind="reopen", why=self._reason)
-            self._reopen_later()
-            return
-        del self._refused[: len(refused)]
-        self._state, self._reason = "open", "" if self._accepting else self._reason
-        telemetry.spool_reopened(failures=self._reopen_failures)
+    def _reopened(self) -> None:
+        self._state, self._reason = "open", ""
         self._hand_over()
 
     # --- reading
 
     async def fresh(self, sink: str, after: int, limit: int, max_octets: int) -> Page:
         """Return undecided deliveries to *sink* of messages after seq *after*, in order."""
-        now_ms = self._clock.now_ms()
-        page = await self._writer.run(lambda: self._database.fresh(sink, after, limit, max_octets, now_ms))
-        self._tell_holes()
-        self._decide(sink, page.damaged)
-        return page
+        return await self._page(sink, partial(self._database.fresh, sink, after, limit, max_octets, self._clock.now_ms()))
 
     async def due(self, sink: str, limit: int, max_octets: int) -> Page:
         """Return retries to *sink* that are due now. Those returned before must have been decided, or they come again."""
         await self.flush()
-        steady_ms, now_ms = self._clock.steady_ms(), self._clock.now_ms()
-        page = await self._writer.run(lambda: self._database.due(sink, steady_ms, limit, max_octets, now_ms))
+        times = self._clock.steady_ms(), self._clock.now_ms()
+        return await self._page(sink, partial(self._database.due, sink, limit, max_octets, *times))
+
+    async def _page(self, sink: str, read: Callable[[], Page]) -> Page:
+        page = await self._writer.run(read)
         self._tell_holes()
         self._decide(sink, page.damaged)
         return page
@@ -519,10 +438,9 @@ class Spool:
         mark = await self._dead_mark(event_id, sink)
         if mark is None:
             return False
-        now_ms = self._clock.now_ms()
-        self.numbers.pending[sink] = self.numbers.pending.get(sink, 0) + 1
+        self._decide(sink, -1)
         self._line.recount = True
-        self._post(mark._replace(state=State.RETRY, attempt=0, due_ms=self._clock.steady_ms(), at_ms=now_ms))
+        self._post(mark._replace(state=State.RETRY, attempt=0, due_ms=self._clock.steady_ms(), at_ms=self._clock.now_ms()))
         await self.flush()
         if self.on_replay is not None:
             self.on_replay(sink)
@@ -549,8 +467,8 @@ class Spool:
 
     def _tick(self) -> None:
         self._ticks += 1
-        idle = self._commits == self._commits_at_tick and not self._disk_full  # giving pages back needs room for the log
-        self._commits_at_tick = self._commits
+        idle = not self._commits and not self._disk_full  # giving pages back needs room for the log
+        self._commits = 0
         chores = Chores(idle=idle, retention=self._ticks % RETENTION_TICKS == 1, healthy=self._state == "open", now_ms=self._clock.now_ms())
         self._writer.post(partial(care, self.folder, self._database, self.settings, chores), self._cared)
 

@@ -21,7 +21,7 @@ from zlib import crc32
 import orjson
 
 from postbus.bridge.spool.faults import SpoolDamaged, SpoolFailed, SpoolFault, SpoolFull, SpoolRefused, SpoolUnwritable
-from postbus.bridge.spool.records import DeadLetter, Delivery, Held, Mark, Page, Slot, State
+from postbus.bridge.spool.records import DeadLetter, Delivery, Held, Mark, Numbers, Page, Slot, State
 from postbus.bridge.spool.tables import APPLICATION_ID, FORMAT, SCHEMA, SETUP, Place, Row, finished, letter_of
 from postbus.event.mail import mail_from_bytes
 
@@ -60,7 +60,7 @@ def database_faults(doing: str) -> Iterator[None]:
 
 @dataclass(slots=True)
 class Tally:
-    """What was found at start: totals, deliveries owed by sink, the files that rows name."""
+    """What was found at start: totals, deliveries owed by sink, the files that rows name, the disk's free room."""
 
     messages: int = 0
     octets: int = 0
@@ -69,6 +69,18 @@ class Tally:
     damaged: int = 0
     files: set[str] = field(default_factory=set)
     newest: int = 0
+    free_octets: int = 0
+
+    def numbers(self) -> Numbers:
+        """Return the same as the spool's figures."""
+        return Numbers(
+            messages=self.messages,
+            octets=self.octets,
+            free_octets=self.free_octets,
+            pending={sink: count for sink, count in self.pending.items() if count > 0},
+            dead_letters=self.dead_letters,
+            damaged=self.damaged,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +314,7 @@ class Database:
         with self._transaction("cannot read the retries") as sql:
             sql.execute(f"UPDATE mark SET due_ms = ? WHERE state = {State.RETRY} AND due_ms > ?", (due_ms, due_ms))  # noqa: S608
 
-    def due(self, sink: str, by_ms: int, limit: int, max_octets: int, now_ms: int) -> Page:
+    def due(self, sink: str, limit: int, max_octets: int, by_ms: int, now_ms: int) -> Page:
         """Return retries to *sink* that are due by *by_ms*, the longest due first. *now_ms*: for damage met on the way."""
         deliveries: list[Delivery] = []
         octets = 0

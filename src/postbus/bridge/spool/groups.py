@@ -1,13 +1,18 @@
-"""What waits for the writer: commits, marks, removals, and those who wait for marks to be durable. On the loop, without I/O."""
+"""What waits for the writer: commits, marks, removals, and those who wait for marks to be durable; how a group is written."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from postbus.bridge.spool.database import Applied, Database
 from postbus.bridge.spool.faults import SpoolFault
+from postbus.bridge.spool.folder import Folder
 from postbus.bridge.spool.records import Held, Mark, Slot
 from postbus.bridge.spool.tables import Row, storable
 from postbus.event.mail import Mail
@@ -37,6 +42,31 @@ class Group:
     removals: list[int] = field(default_factory=list)
     recount: bool = False
     octets: int = 0
+
+
+class Written(NamedTuple):
+    """What came of a group. *free_octets*: ``None`` when nobody looked, or it could not be read."""
+
+    applied: Applied
+    free_octets: int | None
+    seconds: float
+
+
+def write(group: Group, database: Database, folder: Folder, *, look: bool) -> Written:
+    """Put *group* into one transaction, and *look* at the free space. Blocks; runs on the writer's thread.
+
+    Raises:
+        SpoolFault: nothing of it is durable, as far as anybody knows.
+    """
+    start = time.perf_counter()
+    rows = [commit.row for commit in group.commits]
+    marks = [*group.marks, *(mark for commit in group.commits for mark in commit.marks)]
+    applied = database.apply(rows, marks, group.removals, recount=group.recount)
+    free_octets: int | None = None
+    if look:
+        with suppress(SpoolFault):  # the group is durable, whatever statvfs says
+            free_octets = folder.free_octets()
+    return Written(applied, free_octets, time.perf_counter() - start)
 
 
 class Line:

@@ -18,7 +18,7 @@ from zlib import crc32
 
 import orjson
 
-from postbus.bridge.spool.records import DeadLetter, Held, Mark, Slot, State
+from postbus.bridge.spool.records import DeadLetter, Delivery, Held, Mark, Slot, State, reason
 from postbus.event.mail import Mail, mail_to_bytes
 
 FORMAT = 1
@@ -82,6 +82,22 @@ def row_of(seq: int, mail: Mail, slots: tuple[Slot, ...], *, size_octets: int, o
     record = mail_to_bytes(mail)
     deliveries = orjson.dumps(slots, default=tuple).decode()
     return Row(seq, mail.received_ms, size_octets, len(slots), deliveries, file, crc32(record), record, octets)
+
+
+def mark_of(delivery: Delivery, state: State, due_ms: int, why: str, at_ms: int) -> Mark:
+    """Return what is written of *delivery*: *why* and *at_ms* are the reason and its time, *due_ms* when it is tried again."""
+    held, slot = delivery.held, delivery.slot
+    event_id = delivery.recipient.event_id
+    return Mark(held.seq, delivery.number, len(held.slots), state, event_id, slot.sink, delivery.attempt, due_ms, reason(why), at_ms)
+
+
+def obituaries(seq: int, mail: Mail, slots: tuple[Slot, ...], why: Sequence[str], at_ms: int) -> tuple[Mark, ...]:
+    """Return the marks of a message that is given up at birth: one for each slot, with its reason."""
+    names = [mail.recipients[slot.recipient].event_id for slot in slots]
+    return tuple(
+        Mark(seq, number, len(slots), State.DEAD, names[number], slot.sink, why=reason(text), at_ms=at_ms)
+        for number, (slot, text) in enumerate(zip(slots, why, strict=True))
+    )
 
 
 def storable(values: tuple[object, ...]) -> bool:
