@@ -110,6 +110,20 @@ async def test_contents_are_kept_as_asked(parser: Parser) -> None:
     assert [(b"x" * 1000, None)] == [each[7:] for each in (await parser.parse(octets, inline_max_octets=2000)).attachments]
 
 
+async def test_honest_mail_does_not_wait_for_mail_that_looks_costly() -> None:
+    """Costly mail queues with its like for all processes but one, large plain mail for any."""
+    parser = Parser(ParsingSettings(workers=2))
+    costly = multipart(b"X: " + b"=?" * 24_000 + b"\r\n\r\nx") + b"\r\n" * 10_000
+    assert "suspect" == mime.guard(costly).way
+    tasks = [asyncio.create_task(parser.parse(costly)) for _ in range(12)]
+    await asyncio.sleep(0)
+    assert (await parser.parse(b"Subject: x\r\n\r\n" + b"y" * 100_000)).readable
+    assert sum(task.done() for task in tasks) < 6
+    assert 2 == len(children())
+    await asyncio.gather(*tasks)
+    await parser.stop()
+
+
 async def test_one_process_serves_many_mails(parser: Parser) -> None:
     """It is kept, and leads to no second one even when jobs come at once."""
     await asyncio.gather(*(parser.parse(APART) for _ in range(20)))
@@ -258,7 +272,7 @@ async def test_what_a_death_in_the_middle_means(
     task = asyncio.create_task(parser.parse(pipe))
     (await started()).send_signal(sent)
     if readable:
-        await asyncio.to_thread(pipe.write_bytes, APART)
+        await asyncio.to_thread(pipe.write_bytes, PLAIN)
     assert (readable, codes) == summary(await task)
 
 

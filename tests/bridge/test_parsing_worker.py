@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from postbus.bridge.parsing_worker import MISSING, PARSED, answer, job, serve
+from postbus.bridge.parsing_worker import MISSING, PARSED, SUSPECT, answer, job, serve
 from postbus.event import mime, parsed
 from postbus.event.parsed import Defect
 from tests.event.samples import PLAIN, nested
@@ -38,6 +38,14 @@ def test_jobs_are_answered_in_order(tmp_path: Path) -> None:
     refused = answer(PARSED, parsed.to_bytes(parsed.unreadable(Defect("mime.parts", None, "content-type fields"))))
     jobs = (job(None, PLAIN, 100), job(str(file), b"", 100), job(str(tmp_path / "gone"), b"", 100), job(None, nested(1001), 100))
     assert whole + whole + answer(MISSING, b"") + refused == served(*jobs)
+
+
+def test_a_suspect_is_no_plain_mail() -> None:
+    """Asked for plain mail alone, it says so at once; asked again, it parses."""
+    suspect = b"Content-Type: message/rfc822\r\n\r\nSubject: inner\r\n\r\nbody"
+    whole = answer(PARSED, parsed.to_bytes(mime.parse(suspect)))
+    assert answer(SUSPECT, b"") + whole == served(job(None, suspect, 100, plain=True), job(None, suspect, 100))
+    assert answer(PARSED, parsed.to_bytes(mime.parse(PLAIN))) == served(job(None, PLAIN, 100, plain=True))
 
 
 def test_the_end_of_jobs_is_the_end() -> None:

@@ -2,9 +2,11 @@
 
 A message that ends its parser, or takes too much CPU time or memory, is published raw with a defect that says so; it is never
 parsed in this process. Only what the message itself does counts, so that the verdict is the same each time: what comes from outside (no
-process to be had, one killed, a clock on the wall) says nothing of the message, which has to come again. Small plain mail waits for
-nobody: hostile mail queues for the parser processes alone. These are fresh interpreters talking over pipes, not forks: a fork of a
-process with threads and a warm heap is neither safe nor small.
+process to be had, one killed, a clock on the wall) says nothing of the message, which has to come again. These are fresh interpreters
+talking over pipes, not forks: a fork of a process with threads and a warm heap is neither safe nor small.
+
+Small plain mail waits for nobody. Large mail is first asked for as plain: a parser process that suspects it (many parts, messages
+inside messages) says so at once, and it queues with its like, which never have all the processes: costly mail waits for costly mail.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from postbus.event.parsed import Defect, Parsed
 _MODULE = "postbus.bridge.parsing_worker"
 _HEAD_OCTETS = 9
 _APART = mime.Verdict("worker")
+_SUSPECT = parsed.unreadable()
+"""A parser process finds that a message may take long; known by being this very object."""
 _ANSWER_SLACK_OCTETS = 64 * 1024 * 1024
 """An answer holds the contents asked for and texts that are bounded; one far beyond comes from a process that has lost its mind."""
 
@@ -44,6 +48,7 @@ class Parser:
     def __init__(self, settings: ParsingSettings | None = None) -> None:
         self._settings = settings or ParsingSettings()
         self._free = asyncio.Semaphore(self._settings.workers)
+        self._free_for_suspects = asyncio.Semaphore(max(1, self._settings.workers - 1))
         self._workers: set[_Worker] = set()
         self._idle: list[_Worker] = []
         self._stopped = False
@@ -71,7 +76,7 @@ class Parser:
         verdict = _APART if small is None else mime.guard(small)
         if verdict.way == "raw":
             return _told("none", parsed.unreadable(*verdict.defects), started)
-        return _told("worker", await self._parse_apart(octets, inline_max_octets), started)
+        return _told("worker", await self._parse_apart(octets, inline_max_octets, suspect=verdict.way == "suspect"), started)
 
     def parse_here(self, octets: bytes, *, inline_max_octets: int) -> Parsed | None:
         """Return a small plain message taken apart, without waiting; ``None``: it is none, ask ``parse``."""
@@ -80,7 +85,15 @@ class Parser:
             return None
         return _told("process", mime.parse(octets, inline_max_octets=inline_max_octets), started)
 
-    async def _parse_apart(self, body: bytes | Path, inline_max_octets: int) -> Parsed:
+    async def _parse_apart(self, body: bytes | Path, inline_max_octets: int, *, suspect: bool) -> Parsed:
+        if not suspect:  # as far as we know: this process does not read large mail
+            found = await self._parse_in_turn(body, inline_max_octets, plain=True)
+            if found is not _SUSPECT:
+                return found
+        async with self._free_for_suspects:
+            return await self._parse_in_turn(body, inline_max_octets, plain=False)
+
+    async def _parse_in_turn(self, body: bytes | Path, inline_max_octets: int, *, plain: bool) -> Parsed:
         async with self._free:
             for _ in range(_ATTEMPTS_MAX):
                 if self._stopped:
@@ -90,7 +103,7 @@ class Parser:
                 except OSError as exc:
                     telemetry.parser_ended(reason="unavailable", detail=repr(exc))
                     raise ParserUnavailableError("no process to parse in could be had") from exc
-                found = await self._ask(worker, body, inline_max_octets)
+                found = await self._ask(worker, body, inline_max_octets, plain=plain)
                 if found is not None:
                     return found
             raise ParserUnavailableError("parser processes are being killed from outside")
@@ -111,12 +124,12 @@ class Parser:
         self._workers.add(worker)
         return worker
 
-    async def _ask(self, worker: _Worker, body: bytes | Path, inline_max_octets: int) -> Parsed | None:
+    async def _ask(self, worker: _Worker, body: bytes | Path, inline_max_octets: int, *, plain: bool) -> Parsed | None:
         """Return *worker*'s answer, or what its ending means; ``None`` when it was killed by nobody we know: then another may try."""
         limit = inline_max_octets + _ANSWER_SLACK_OCTETS
         try:
             async with asyncio.timeout(self._settings.wall_max_s):
-                found = await worker.ask(body, inline_max_octets, limit)
+                found = await worker.ask(body, inline_max_octets, limit, plain=plain)
         except TimeoutError:
             await self._bury(worker, "timeout")
             raise ParserUnavailableError("parsing did not end in time") from None
@@ -168,13 +181,13 @@ class _Worker:
         self.process = process
         self.jobs = 0
 
-    async def ask(self, body: bytes | Path, inline_max_octets: int, answer_max_octets: int) -> Parsed:
-        """Send one job and return its answer. Raises FileNotFoundError, _EndedError."""
+    async def ask(self, body: bytes | Path, inline_max_octets: int, answer_max_octets: int, *, plain: bool) -> Parsed:
+        """Send one job and return its answer. *plain*: it may be _SUSPECT. Raises FileNotFoundError, _EndedError."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.jobs += 1
         path, octets = (None, body) if isinstance(body, bytes) else (str(body), b"")
-        frame = parsing_worker.job(path, octets, inline_max_octets)
+        frame = parsing_worker.job(path, octets, inline_max_octets, plain=plain)
         try:
             self.process.stdin.write(frame)
             await self.process.stdin.drain()
@@ -185,6 +198,8 @@ class _Worker:
             octets = await self.process.stdout.readexactly(size_octets)
             if head[:1] == parsing_worker.PARSED:
                 return parsed.from_bytes(octets)
+            if plain and head[:1] == parsing_worker.SUSPECT:
+                return _SUSPECT
         except (OSError, asyncio.IncompleteReadError, ValueError) as exc:
             raise _EndedError(str(exc)) from exc
         raise FileNotFoundError(str(body))

@@ -15,7 +15,12 @@ class ParsingSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    workers: int = Field(default=2, ge=1, le=64, description="Parser processes at most; each is started when first needed.")
+    workers: int = Field(
+        default=2,
+        ge=1,
+        le=64,
+        description="Parser processes at most, each started when first needed. Of several, one never parses mail that looks costly.",
+    )
     memory_max_octets: int = Field(
         default=512 * MIB,
         ge=128 * MIB,
@@ -23,7 +28,7 @@ class ParsingSettings(BaseModel):
     )
     cpu_max_s: int = Field(default=5, ge=1, le=60, description="CPU time for one mail; beyond, it is published raw.")
     wall_max_s: float = Field(
-        default=20.0, gt=0, le=300, description="Time for one mail; beyond, it is published raw. Well above the CPU time."
+        default=20.0, gt=0, le=300, description="Time for one mail; beyond, it is tried again later. Well above the CPU time."
     )
     jobs_max: int = Field(
         default=1000, ge=1, description="A parser process is replaced after this many mails, so that its memory cannot creep."

@@ -5,8 +5,10 @@ secrets, opens no sockets and dies of whatever kills it: its owner knows what to
 
 Frames, all lengths big-endian::
 
-    job     4 octets length, JSON {"path": text | null, "size": octets, "inline": octets}, then *size* octets unless a path is given
-    answer  1 octet: P parsed, M file missing; 8 octets length; for P what ``parsed.to_bytes`` makes
+    job     4 octets length, JSON {"path": text | null, "size": octets, "inline": octets, "plain": bool}, then *size* octets unless a
+            path is given
+    answer  1 octet: P parsed, M file missing, S suspect though plain mail alone was asked for; 8 octets length; for P what
+            ``parsed.to_bytes`` makes
 """
 
 from __future__ import annotations
@@ -24,11 +26,12 @@ from postbus.event.parsed import Defect, Parsed
 
 PARSED = b"P"
 MISSING = b"M"
+SUSPECT = b"S"
 
 
-def job(path: str | None, octets: bytes, inline_max_octets: int) -> bytes:
-    """Return the frame that asks for a message to be parsed: the file at *path*, or *octets*."""
-    text = orjson.dumps({"path": path, "size": len(octets), "inline": inline_max_octets})
+def job(path: str | None, octets: bytes, inline_max_octets: int, *, plain: bool = False) -> bytes:
+    """Return the frame that asks for a message to be parsed, the file at *path* or *octets*; *plain*: unless the guard suspects it."""
+    text = orjson.dumps({"path": path, "size": len(octets), "inline": inline_max_octets, "plain": plain})
     return len(text).to_bytes(4, "big") + text + octets
 
 
@@ -46,7 +49,9 @@ def serve(jobs: BinaryIO, answers: BinaryIO, cpu_max_s: int) -> None:
         try:
             if asked["path"] is not None:
                 octets = Path(asked["path"]).read_bytes()
-            frame = answer(PARSED, parsed.to_bytes(_parse(octets, asked["inline"])))
+            found = _parse(octets, asked["inline"], plain=asked["plain"])
+            frame = answer(SUSPECT, b"") if found is None else answer(PARSED, parsed.to_bytes(found))
+            del found
         except FileNotFoundError:
             frame = answer(MISSING, b"")
         except MemoryError:
@@ -56,8 +61,10 @@ def serve(jobs: BinaryIO, answers: BinaryIO, cpu_max_s: int) -> None:
         answers.flush()
 
 
-def _parse(octets: bytes, inline_max_octets: int) -> Parsed:
+def _parse(octets: bytes, inline_max_octets: int, *, plain: bool) -> Parsed | None:
     verdict = mime.guard(octets)
+    if plain and verdict.way == "suspect":
+        return None
     if verdict.way == "raw":
         return parsed.unreadable(*verdict.defects)
     return mime.parse(octets, inline_max_octets=inline_max_octets)

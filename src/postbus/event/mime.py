@@ -3,8 +3,8 @@
 Three defences stand round it, in this order:
 
 1. ``guard`` looks at the octets only: headers of lawful size, few parts, few encoded words. It answers where the
-   message may be parsed: ``simple`` (small: here, in the caller's process), ``worker`` (in a process that may die) or
-   ``raw`` (nowhere).
+   message may be parsed: ``simple`` (small: here, in the caller's process), ``worker`` (in a process that may die),
+   ``suspect`` (there, and may cost it much) or ``raw`` (nowhere).
 2. What ``simple`` lets through cannot hurt: at most SIMPLE_MAX_OCTETS hold too few levels to exhaust a stack of 2 MiB
    (10,300 levels and 0.55 MB exhausted 8 MiB) and too few encoded words for the parser's quadratic search to be felt.
 3. Everything else is bounded by the limits of the process it runs in (``bridge.parsing``).
@@ -91,9 +91,9 @@ DEFECTS = {
 
 
 class Verdict(NamedTuple):
-    """Where a message may be parsed, and for ``raw`` why nowhere."""
+    """Where a message may be parsed, and for ``raw`` why nowhere. ``suspect`` is as ``worker``, but may take all the time there is."""
 
-    way: Literal["simple", "worker", "raw"]
+    way: Literal["simple", "worker", "suspect", "raw"]
     defects: tuple[Defect, ...] = ()
 
 
@@ -109,15 +109,19 @@ def guard(octets: bytes) -> Verdict:
         return _refused("mime.parts", "content-type fields")
     if words * len(octets) > WORD_WORK_MAX:
         return _refused("mime.encoded_words", "encoded words times size")
-    small = len(octets) <= SIMPLE_MAX_OCTETS and end <= SIMPLE_BLOCK_MAX_OCTETS
-    if small and not parts and words <= SIMPLE_WORDS_MAX:
-        return _SIMPLE  # without a content type there is one part, whatever it looks like
-    few = parts <= SIMPLE_PARTS_MAX and words <= SIMPLE_WORDS_MAX and octets.count(b"\n--") <= SIMPLE_DASHES_MAX
-    return _SIMPLE if small and few and not any(map(lower.__contains__, _NESTING)) else _WORKER
+    if words > SIMPLE_WORDS_MAX or (parts and _branches(octets, lower, parts)):  # without a content type there is one part
+        return _SUSPECT
+    return _SIMPLE if len(octets) <= SIMPLE_MAX_OCTETS and end <= SIMPLE_BLOCK_MAX_OCTETS else _WORKER
+
+
+def _branches(octets: bytes, lower: bytes, parts: int) -> bool:
+    """Return whether there may be so many parts, or parts so deep, that taking them apart is felt."""
+    return parts > SIMPLE_PARTS_MAX or octets.count(b"\n--") > SIMPLE_DASHES_MAX or any(map(lower.__contains__, _NESTING))
 
 
 _SIMPLE = Verdict("simple")
 _WORKER = Verdict("worker")
+_SUSPECT = Verdict("suspect")
 _NESTING = (b"message/", b"digest")
 
 
