@@ -67,5 +67,10 @@ class HoldSettings(BaseModel):
         default=25.0, gt=0, description="How long required sinks may take; then 451. Keep it below the listeners' `answer_timeout_s`."
     )
     in_flight_max_octets: int = Field(
-        default=256 * 1024 * 1024, ge=1024 * 1024, description="Recipients x size of all messages being held at once; beyond: 451."
+        default=256 * 1024 * 1024,
+        ge=1024 * 1024,
+        description=(
+            "Memory for events being sent while senders wait, counting each three times (message, event, request). A message whose "
+            "events do not fit together has them sent one after another; one that finds no room gets 452; one larger passes alone."
+        ),
     )

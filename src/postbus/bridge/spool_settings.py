@@ -80,8 +80,8 @@ class DispatchSettings(BaseModel):
         default=64 * MIB,
         ge=MIB,
         description=(
-            "Memory for mail queued or being sent, counting each message three times (octets, event, request). "
-            "One larger message passes alone."
+            "Memory for mail: a third for what is queued, the rest for what is being sent, counting each message once and each of its "
+            "events being sent twice (event, request). One larger message passes alone."
         ),
     )
     window_max_events: int = Field(default=2_000, ge=1, description="Events queued in memory for each sink; the rest waits in the spool.")
