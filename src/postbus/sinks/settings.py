@@ -269,7 +269,13 @@ class FileSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["file"] = Field(description="This sink is a file.")
-    path: str = Field(default="-", min_length=1, description="File to append to; `-` is standard output. A file moved away is made anew.")
+    path: str = Field(
+        default="-",
+        min_length=1,
+        description=(
+            "File to append to; `-` is standard output. A file moved away is made anew. It is locked: one sink of one process writes to it."
+        ),
+    )
     fsync: bool = Field(default=True, description="Acknowledge only what has reached the disk; no effect on standard output.")
     timeout_s: float = Field(
         default=10.0, gt=0, le=300, description="How long one event may wait for a slow disk, or for a pipe nobody reads."
