@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from zlib import crc32
 
@@ -12,7 +13,7 @@ import pytest
 from postbus.bridge.spool import Delivery, Held, Slot, SpoolDamaged, SpoolFailed, SpoolFull, SpoolRefused, slots_of
 from postbus.bridge.spool.database import Database
 from postbus.bridge.spool.records import Mark, State
-from postbus.bridge.spool.tables import FORMAT, Row, place_of, row_of
+from postbus.bridge.spool.tables import FORMAT, Row, place_of, row_of, storable
 from postbus.event.mail import Mail
 from tests.bridge.mails import NOW_MS, mail, recipient
 
@@ -73,6 +74,23 @@ def test_settings_that_durability_rests_on(database: Database) -> None:
     assert {"journal_mode": "wal", "synchronous": 2, "locking_mode": "exclusive", "page_size": 16384, "auto_vacuum": 2} == read
     assert sql.execute("PRAGMA wal_autocheckpoint").fetchone() == (1000,)
     assert sql.execute("PRAGMA journal_size_limit").fetchone() == (67108864,)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        pytest.param((1, "ä", b"\xff", None), True, id="all kinds"),
+        pytest.param((-(1 << 63), (1 << 63) - 1), True, id="64 bits"),
+        pytest.param((1 << 63,), False, id="more than 64 bits"),
+        pytest.param(("x\ud800",), False, id="half a surrogate pair"),
+    ],
+)
+def test_what_a_row_can_hold(database: Database, values: tuple[object, ...], expected: bool) -> None:
+    """The check agrees with SQLite."""
+    assert expected == storable(values)
+    with suppress(UnicodeEncodeError, OverflowError):
+        database._sql.execute("SELECT " + ", ".join("?" * len(values)), values)
+        assert expected
 
 
 def test_what_goes_in_comes_out(database: Database) -> None:
