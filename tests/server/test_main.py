@@ -1,0 +1,149 @@
+"""A server on the command line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import smtplib
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from postbus.server import __main__ as command
+from postbus.server.handlers import Debugging, Sink
+
+MINE = '''
+class MyHandler:
+    """Prints who got mail, behind the words it was made of."""
+
+    def __init__(self, *words):
+        self.words = words
+
+    @classmethod
+    def from_cli(cls, parser, *words):
+        if len(words) != 2:
+            parser.error("two words, please")
+        return cls(*words)
+
+    async def handle_DATA(self, server, session, envelope):
+        print(*self.words, *envelope.rcpt_tos)
+        return "250 OK"
+
+
+class Wordless:
+    pass
+'''
+
+
+def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Run the command in *folder*, where the module ``mine`` is."""
+    (folder / "mine.py").write_text(MINE)
+    line = [sys.executable, "-m", "postbus.server", *arguments]
+    return subprocess.Popen(line, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_a_handler_is_made_of_words_and_served(end: signal.Signals, tmp_path: Path) -> None:
+    """The talk's line: ``-n -c MyHandler arg1 arg2``; a signal ends it with 0."""
+    with started(tmp_path, "-n", "-c", "mine.MyHandler", "-l", "127.0.0.1:0", "arg1", "arg2") as process:
+        try:
+            assert process.stderr is not None
+            assert process.stdout is not None
+            said = process.stderr.readline().strip()
+            assert said.startswith("MyHandler serves on 127.0.0.1:")
+            with smtplib.SMTP("127.0.0.1", int(said.rpartition(":")[2]), timeout=10) as client:
+                assert {} == client.sendmail("a@client.example", ["b@mx.example", "c@mx.example"], "x\r\n")
+                assert not client.has_extn("SMTPUTF8")
+            assert "arg1 arg2 b@mx.example c@mx.example\n" == process.stdout.readline()
+            process.send_signal(end)
+            assert 0 == process.wait(10)
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        pytest.param(["-c", "mine.MyHandler", "one"], "two words, please", id="the class refuses its words"),
+        pytest.param(["-c", "mine.Wordless", "one"], "Wordless has no from_cli", id="words for nobody"),
+        pytest.param(["-c", "mine.Nothing"], "no class 'mine.Nothing'", id="no such class"),
+        pytest.param(["-c", "no.such.Handler"], "no class 'no.such.Handler'", id="no such module"),
+        pytest.param(["-l", "a:b"], "'a:b' is no [HOST][:PORT]", id="no place"),
+    ],
+)
+def test_mistakes_are_named(arguments: list[str], expected: str, tmp_path: Path) -> None:
+    """Exit code 2, a usage line and what is wrong."""
+    with started(tmp_path, "-n", *arguments) as process:
+        said = process.communicate(timeout=20)[1]
+    assert 2 == process.returncode
+    assert "usage: python -m postbus.server" in said
+    assert expected in said
+
+
+def test_a_port_in_use_is_said(tmp_path: Path) -> None:
+    """Exit code 1 and where, no traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        place = f"127.0.0.1:{holder.getsockname()[1]}"
+        with started(tmp_path, "-n", "-l", place, "-c", "Sink") as process:
+            said = process.communicate(timeout=20)[1]
+    assert (1, 1) == (process.returncode, len(said.splitlines()))
+    assert f"cannot listen on {place}" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("", ("localhost", 8025), id="neither"),
+        pytest.param(":25", ("localhost", 25), id="port"),
+        pytest.param("mx.example", ("mx.example", 8025), id="host"),
+        pytest.param("[::1]:25", ("::1", 25), id="IPv6"),
+        pytest.param("[::1]", ("::1", 8025), id="IPv6 without a port"),
+    ],
+)
+def test_places(text: str, expected: tuple[str, int]) -> None:
+    """What is left out is as aiosmtpd has it."""
+    assert expected == command._parser().parse_args(["-l", text]).listen
+
+
+def test_what_is_served_by_default() -> None:
+    """On localhost:8025, by a handler that shows each message; a bare name is a stock handler."""
+    said = command._parser().parse_args([])
+    assert (Debugging, ("localhost", 8025), False) == (said.handler, said.listen, said.nosetuid)
+    assert Sink is command._parser().parse_args(["-c", "Sink"]).handler
+
+
+def denied(_: int) -> None:
+    """Answer as the system does to who is not root."""
+    raise PermissionError
+
+
+@pytest.mark.parametrize(
+    ("setuid", "ends"), [pytest.param(lambda _: None, False, id="root"), pytest.param(denied, True, id="somebody else")]
+)
+def test_root_is_given_up_first(
+    setuid: Callable[[int], None], ends: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Groups, group, user; who cannot is told of -n."""
+    order: list[str] = []
+
+    def noting(name: str, call: Callable[[Any], None]) -> Callable[[Any], None]:
+        def noted(value: Any) -> None:
+            order.append(name)
+            call(value)
+
+        return noted
+
+    for name, call in {"setgroups": lambda _: None, "setgid": lambda _: None, "setuid": setuid}.items():
+        monkeypatch.setattr(os, name, noting(name, call))
+    if ends:
+        with pytest.raises(SystemExit, match="1"):
+            command._become_nobody(command._parser())
+        assert "try again with -n" in capsys.readouterr().err
+    else:
+        command._become_nobody(command._parser())
+    assert ["setgroups", "setgid", "setuid"] == order
