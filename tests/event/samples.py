@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+import sysconfig
 from dataclasses import replace
 from hashlib import sha256
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +77,8 @@ def mail(octets: bytes, *recipients: Recipient, **changes: Any) -> Mail:
 
 def corpus() -> list[Path]:
     """Return the interpreter's own collection of mails, or end the test when it ships none."""
-    spec = find_spec("test.test_email")
-    folder = Path(spec.origin).parent / "data" if spec and spec.origin else None
-    if folder is None or not folder.is_dir():
+    folder = Path(sysconfig.get_path("stdlib")) / "test" / "test_email" / "data"
+    if not folder.is_dir():
         peers.missing("the interpreter's mail corpus", "use a Python that ships its test package (test/test_email/data)")
     return sorted(path for path in folder.iterdir() if path.suffix == ".txt")
 
