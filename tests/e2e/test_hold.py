@@ -157,7 +157,7 @@ def test_too_large_for_the_route_is_refused_before_acceptance(setting: Setting, 
         assert [250] == [verdict.code for verdict in deliver(client, [person], fitting)]
     [record] = setting.records(person)
     assert fitting == record.value
-    assert not any(name.encode() in post.body for post in setting.web.posts)
+    assert not any(f"{name}@".encode() in post.body for post in setting.web.posts)
 
 
 def test_over_lmtp_only_the_small_route_refuses_a_large_message(setting: Setting) -> None:
