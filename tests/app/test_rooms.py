@@ -39,6 +39,7 @@ def settings(**variables: str) -> Settings:
         pytest.param({}, {"TELEMETRY__TRACE_RATIO": "1"}, ["telemetry.trace_ratio"], id="traces"),
         pytest.param({}, {"LISTENERS__SMTP__ADDRESS": ":25"}, ["listeners.smtp.address"], id="address"),
         pytest.param({}, {"LISTENERS__SMTP__LIMITS__ERRORS_MAX": "1"}, [], id="limits"),
+        pytest.param({}, {"LISTENERS__SMTP__ANNOUNCE": "[DSN]"}, [], id="what EHLO says"),
         pytest.param({}, {"LISTENERS__SMTP__TIMEOUTS__COMMAND_TIMEOUT_S": "1"}, [], id="timers"),
         pytest.param({}, {"LISTENERS__LMTP__ADDRESS": ":24"}, ["listeners.lmtp (new: restart to listen there)"], id="a new listener"),
         pytest.param(

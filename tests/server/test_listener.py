@@ -8,7 +8,7 @@ import socket
 import stat
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -117,6 +117,28 @@ def test_size_is_the_smallest_there_is(own: int | None, asked: int | None, expec
         async with listening(Box(), settings(limits=limits), size_octets=lambda: asked) as listener, Wire.to(listener) as wire:
             keywords = [line[4:] for line in (await wire.say("EHLO x")).splitlines()]
             assert [word for word in keywords if word.startswith("SIZE")] == ([expected] if expected else [])
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("announce", [(), ("DSN", "DELIVERBY")], ids=["by default", "asked for"])
+def test_notices_are_announced_only_where_asked_for(announce: tuple[Literal["DSN", "DELIVERBY"], ...], run: Run) -> None:
+    """We send none; what asks for them is recorded in any case. REQUIRETLS would promise more than we know of every sink."""
+
+    async def scenario() -> None:
+        box = Box()
+        async with listening(box, settings(announce=announce)) as listener, Wire.to(listener) as wire:
+            keywords = {line[4:] for line in (await wire.say("EHLO x")).splitlines()}
+            assert set(announce) == keywords & {"DSN", "DELIVERBY", "REQUIRETLS"}
+            assert await wire.talk("MAIL FROM:<a@x> RET=HDRS ENVID=q BY=120;N", "RCPT TO:<b@x> NOTIFY=FAILURE", "DATA") == [
+                "250",
+                "250",
+                "354",
+            ]
+            assert await sent(wire) == "250 2.0.0 OK"
+            assert {"RET": "HDRS", "ENVID": "q", "BY": "120;N"} == box.envelopes[0].mail_params
+            assert [{"NOTIFY": "FAILURE"}] == box.envelopes[0].rcpt_params
+            assert (await wire.say("MAIL FROM:<a@x> REQUIRETLS"))[:3] == "555"
 
     run(scenario())
 

@@ -220,7 +220,12 @@ class Listener:
                 text_line_octets=limits.line_max_octets,
             ),
             timeouts=timeouts_of(settings.timeouts),
-            offer={"stray": settings.stray, "strict_pipelining": settings.strict_pipelining, "lenient_paths": settings.lenient_paths},
+            offer={
+                "stray": settings.stray,
+                "strict_pipelining": settings.strict_pipelining,
+                "lenient_paths": settings.lenient_paths,
+                "keywords": settings.announce,
+            },
             implicit_tls=settings.tls.mode == "implicit",
             spill_folder=self._spill_folder,
             spill_threshold_octets=settings.spill_threshold_octets,

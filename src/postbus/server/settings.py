@@ -143,6 +143,11 @@ class ListenerSettings(BaseModel):
         description="Octets before the banner, or behind EHLO, DATA, STARTTLS and their like (RFC 2920): 554 5.5.0 and close.",
     )
     lenient_paths: bool = Field(default=False, description="Take paths without angle brackets, as some devices send them.")
+    announce: tuple[Literal["DSN", "DELIVERBY"], ...] = Field(
+        default=(),
+        description="Keywords to announce that ask for notices, for senders that insist: DSN (RFC 3461), DELIVERBY (RFC 2852). Their "
+        "parameters are recorded in any case; postbus never sends mail, so nobody is ever notified.",
+    )
     backlog: int = Field(default=1024, ge=1, description="Connections the kernel queues for us.")
     socket_mode: Annotated[int, BeforeValidator(octal)] = Field(
         default=0o660, ge=0, le=0o777, description="Permissions of a Unix socket, in octal as chmod takes them: `0660` is 432, the default."
