@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import smtplib
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.brokers import Kafka
 from tests.e2e.certificates import Authority
 from tests.e2e.harness import Postbus, running, tree, unique, wait_until
 from tests.e2e.mails import corpus
@@ -19,7 +21,7 @@ from tests.e2e.postfix import Postfix, folder_for_postfix, need_postfix, postfix
 from tests.e2e.tee import Tee, tee
 from tests.e2e.webserver import WebServer, serving
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
 
 ROADS = {"smtp": "esmtp", "tls": "esmtps", "lmtp": "lmtp", "socket": "lmtp"}
 """Ways from Postfix to postbus, each a domain ``<way>.example.org``, with the protocol its events tell."""
@@ -27,12 +29,14 @@ ROADS = {"smtp": "esmtp", "tls": "esmtps", "lmtp": "lmtp", "socket": "lmtp"}
 
 @dataclass(repr=False)
 class Relay:
-    """Postfix, the tees and postbus."""
+    """Postfix, the tees and postbus, whose events go to a file and to a topic."""
 
     postfix: Postfix
     postbus: Postbus
     tees: dict[str, Tee]
     web: WebServer
+    kafka: Kafka
+    topic: str
 
     def event(self, recipient: str) -> dict[str, Any]:
         """Return the data of the one event for *recipient*."""
@@ -54,9 +58,11 @@ class Relay:
 
 
 @pytest.fixture(scope="module")
-def relay(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[Relay]:
+def relay(tmp_path_factory: pytest.TempPathFactory, authority: Authority, kafka_of_the_run: Kafka) -> Iterator[Relay]:
     """Start postbus, a tee before each of its listeners, and a Postfix that knows the tees."""
     need_postfix()
+    kafka_of_the_run.start()
+    topic = asyncio.run(kafka_of_the_run.create_topic())
     pair = authority.issue("postfix")
     server, client = authority.server(pair), authority.client()
     with ExitStack() as stack:
@@ -71,9 +77,10 @@ def relay(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Ite
         hooks = {name: {"kind": "webhook", "url": f"{web.url}/{name}"} for name in ("takes", "refuses", "fails")}
         routes: list[dict[str, Any]] = [{"name": name, "match": f"{name}-*@*", "sinks": name, "acceptance": "hold"} for name in hooks]
         known = [*(f"*@{road}.example.org" for road in ROADS), "*@bücher.example.org"]
-        routes.append({"name": "everyone", "match": known, "sinks": "file", "mode": "both"})
+        routes.append({"name": "everyone", "match": known, "sinks": ["file", "records"], "mode": "both"})
         web.answers |= {"/refuses": 413, "/fails": 500}
-        sinks = {"file": tree()["sinks"]["file"], **hooks}
+        records = {"kind": "kafka", "bootstrap": [kafka_of_the_run.bootstrap], "topic": topic}
+        sinks = {"file": tree()["sinks"]["file"], "records": records, **hooks}
         config = tree(listeners=listeners, sinks=sinks, routes=routes)
         postbus = stack.enter_context(running(tmp_path_factory.mktemp("postfix"), config))
         tees = {
@@ -91,7 +98,7 @@ def relay(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Ite
             "lmtp.example.org": f"lmtp:inet:127.0.0.1:{_port(tees['lmtp'])}",
             "socket.example.org": f"lmtp:unix:{folder}/tee.sock",
         }
-        yield Relay(stack.enter_context(postfix(folder, transports, ca=authority.file)), postbus, tees, web)
+        yield Relay(stack.enter_context(postfix(folder, transports, ca=authority.file)), postbus, tees, web, kafka_of_the_run, topic)
 
 
 def _port(one: Tee) -> str:
@@ -206,3 +213,16 @@ def test_an_unknown_recipient_is_bounced_by_postfix_and_the_others_get_theirs(re
     [message] = [message for message in relay.tees["smtp"].messages if known in message.recipients]
     assert {known, unknown} == set(message.recipients)
     relay.check_octets("smtp", [known])
+
+
+def test_the_topic_holds_an_event_for_each_accepted_recipient(relay: Relay) -> None:
+    """Whatever came before, and one mail more: the ids on the topic are those in the file, each once."""
+    people = [f"{unique('topic')}@{road}.example.org" for road in ROADS for _ in range(3)]
+    relay.postfix.sendmail("a@example.net", people, _mail("to the topic"))
+    said = relay.postfix.wait(people)
+    assert {"sent"} == {status for status, _ in said.values()}, said
+    relay.postbus.wait_delivered()
+    events = relay.postbus.events()
+    records = asyncio.run(relay.kafka.consume(relay.topic, at_least=len(events)))
+    assert sorted(event["id"] for event in events) == sorted((record.header("ce_id") or b"").decode() for record in records)
+    assert set(people) <= {event["data"]["envelope"]["recipient"] for event in events}
