@@ -426,6 +426,16 @@ def test_the_table_is_long() -> None:
             'POSTBUS__NOTHING: nothing: there is no key "nothing" here; known are',
             id="unknown",
         ),
+        pytest.param(
+            {"POSTBUS__LISTENRS__SMTP__ADDRESS": ":25"},
+            'POSTBUS__LISTENRS__SMTP__ADDRESS: listenrs: there is no key "listenrs" here; did you mean listeners?',
+            id="a misspelt key above",
+        ),
+        pytest.param(
+            {"POSTBUS__SINKS__MORE__PATH": "x"},
+            "POSTBUS__SINKS__MORE__PATH: sinks.more: the kind is missing; use kafka, webhook or file",
+            id="something missing beside it",
+        ),
         pytest.param({"POSTBUS__": "1"}, 'POSTBUS__: there is no key "" here; known are', id="nothing behind the prefix"),
         pytest.param(
             {"POSTBUS__DRAIN_TIMEOUT_S": "2m"},

@@ -39,11 +39,15 @@ class Origins:
         return "file" if path and self._placed(path) in self.document.lines else "default"
 
     def finding(self, severity: Literal["error", "warning"], path: Path, message: str, remedy: str) -> Finding:
-        """Return a finding about *path* that names its variable, or the line of the nearest key the file has."""
-        variable = self._variable(path)
+        """Return a finding about *path* that names its variable, or the line of the nearest key the file has.
+
+        Where only variables made what is wrong, as a misspelt key with others below it, the first of them is named.
+        """
+        lines, given = self.document.lines, path
+        path = self._placed(path)
+        variable = self._variable(given) or (self._variable_below(given) if path not in lines else None)
         if variable:
-            return Finding(severity, dotted(path), None, message, remedy, variable)
-        lines, path = self.document.lines, self._placed(path)
+            return Finding(severity, dotted(given), None, message, remedy, variable)
         nearest = next((path[:end] for end in range(len(path), 0, -1) if path[:end] in lines), None)
         line = lines[nearest] if nearest else None
         return Finding(severity, dotted(path), line, message, remedy, self.document.name if nearest else "")
@@ -59,6 +63,12 @@ class Origins:
         text = tuple(map(str, path))
         named = {tuple(map(str, place)): name for place, name in self.variables.items()}
         return next((named[text[:end]] for end in range(len(text), 0, -1) if text[:end] in named), None)
+
+    def _variable_below(self, path: Path) -> str | None:
+        """Return the first variable that gave something below *path*."""
+        text = tuple(map(str, path))
+        below = (name for place, name in self.variables.items() if tuple(map(str, place[: len(text)])) == text)
+        return min(below, default=None) if text else None
 
 
 @dataclass(frozen=True, slots=True)
