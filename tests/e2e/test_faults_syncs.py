@@ -34,8 +34,8 @@ RESULT = re.compile(r"= (-?\d+)(?: E\w+.*)?$")
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 ACCEPTED = re.compile(rf"250 2\.0\.0 Ok: ({UUID})")
 ROW = re.compile(rf'\{{\\"v\\":1,\\"mail\\":\{{\\"id\\":\\"({UUID})')
-FILE_ROW = re.compile(rf'([0-9a-f]{{16}})(?:\\[0-7]{{1,3}}|\\.|[^\\]){{1,6}}?\{{\\"v\\":1,\\"mail\\":\{{\\"id\\":\\"({UUID})')
-"""In a row the name of the body's file comes right before a checksum of up to six octets and the record (``database.ROW``)."""
+FILE_ROW = re.compile(rf'([0-9a-f]{{32}})(?:\\[0-7]{{1,3}}|\\.|[^\\]){{1,6}}?\{{\\"v\\":1,\\"mail\\":\{{\\"id\\":\\"({UUID})')
+"""In a row the name of the body's file comes right before a checksum of up to six octets and the record (``tables.Row``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +187,7 @@ def _judged(log: Path, told: set[str]) -> Judge:
 
 
 A = "01a20676-22cd-7c0d-b919-3ffe78e5eef7"
-FILE = "00064e3c6f2d8a01"
+FILE = "4ba90166cd210285b5864e62adb3df41"
 ROW_TEXT = rf"x]]{FILE}\201\2A{{\"v\":1,\"mail\":{{\"id\":\"{A}\",\"source\"".replace("{{", "{")
 SOUND = [
     '7 write(20</s/spill/spill-ab>, "...", 300000) = 300000',
