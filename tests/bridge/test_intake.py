@@ -107,6 +107,7 @@ class Bench:
     """A handler over fakes, and a transaction to put it through."""
 
     def __init__(self, *, lmtp: bool = False, keeper: Keeper | None = None, in_flight_max_octets: int = 10_000) -> None:
+        self.all_spool = False
         self.keeper = keeper if keeper is not None else Keeper()
         self.courier = Courier()
         sinks = {"kafka": Carrier(), "small": Carrier(event_max_octets=20_000), "hook": Carrier(), "audit": Carrier()}
@@ -114,6 +115,7 @@ class Bench:
         router = Router([RouteSettings.model_validate(route) for route in ROUTES], sinks)
         self.handler = PublishingHandler(
             route=router.match,
+            all_spool=lambda: self.all_spool,
             terms=Terms("//mx.test/postbus", hold_timeout_s=5, in_flight_max_octets=in_flight_max_octets),
             courier=self.courier,
             keeper=self.keeper,
@@ -201,6 +203,7 @@ def test_a_declared_size_beyond_the_route_is_refused_at_rcpt() -> None:
     ("address", "closed", "away", "expected"),
     [
         pytest.param("orders@x.org", "full", "", intake.NO_ROOM, id="the spool is full"),
+        pytest.param("orders@x.org", "unhealthy", "", intake.NOT_NOW, id="the spool is broken"),
         pytest.param("orders@x.org", None, "kafka", replies.RECIPIENT_OK, id="a spooled route's sink may be away"),
         pytest.param("held@x.org", None, "kafka", intake.NOT_NOW, id="a held route's sink may not"),
         pytest.param("held@x.org", "full", "", replies.RECIPIENT_OK, id="a held route needs no spool"),
@@ -211,6 +214,22 @@ def test_faults_of_ours_are_4xx_at_rcpt(bench: Bench, address: str, closed: str 
     bench.keeper.closed = closed
     bench.courier.away = {away}
     assert expected == bench.rcpt(address)
+
+
+@pytest.mark.parametrize(
+    ("all_spool", "closed", "expected"),
+    [
+        pytest.param(True, None, replies.SENDER_OK, id="open"),
+        pytest.param(True, "full", intake.NO_ROOM, id="full"),
+        pytest.param(True, "unhealthy", intake.NOT_NOW, id="broken"),
+        pytest.param(False, "full", replies.SENDER_OK, id="full, but some route holds"),
+    ],
+)
+def test_a_spool_that_takes_nothing_is_told_at_mail(all_spool: bool, closed: str | None, expected: Reply) -> None:
+    """Where no recipient could be taken the sender learns so first; a route that holds needs no spool."""
+    bench = Bench()
+    bench.all_spool, bench.keeper.closed = all_spool, closed
+    assert expected == bench.mail()
 
 
 def test_recipients_times_size_over_the_budget_get_452() -> None:

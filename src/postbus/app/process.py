@@ -176,6 +176,7 @@ class Process:
         settings = self.settings
         handler = PublishingHandler(
             route=lambda address: self.rooms.router.match(address) if self.rooms else None,
+            all_spool=lambda: self.rooms is not None and self.rooms.all_spool,
             terms=Terms(settings.source, settings.hold.timeout_s, settings.hold.in_flight_max_octets),
             courier=self._courier,
             keeper=self.spool,

@@ -96,6 +96,7 @@ class PublishingHandler:
     Args:
         route: asks the routing table of the moment, so that a reload needs no new handler.
         terms: see ``Terms``.
+        all_spool: whether every route promises the spool now; then MAIL is refused already while it takes nothing.
         courier: for routes that hold; keeper: for routes that spool, ``None`` when there is no such route.
         now_ms: the wall clock; random: gives so many random octets.
     """
@@ -104,6 +105,7 @@ class PublishingHandler:
         self,
         *,
         route: Callable[[str], Match | None],
+        all_spool: Callable[[], bool],
         terms: Terms,
         courier: Courier,
         keeper: Keeper | None,
@@ -111,6 +113,7 @@ class PublishingHandler:
         random: Callable[[int], bytes],
     ) -> None:
         self._route = route
+        self._all_spool = all_spool
         self._terms = terms
         self._courier = courier
         self._keeper = keeper
@@ -124,7 +127,9 @@ class PublishingHandler:
         return self._memory.used_octets
 
     def handle_MAIL(self, server: object, session: Session, envelope: Envelope, address: str, options: list[str]) -> Reply:
-        """Take the sender. What it may send is decided per recipient."""
+        """Take the sender, unless no recipient could be taken. What it may send is decided per recipient."""
+        if self._all_spool() and (refusal := self._spool_fault()) is not None:
+            return refusal
         envelope.mail_from = address
         envelope.mail_options.extend(options)
         return replies.SENDER_OK
@@ -195,10 +200,15 @@ class PublishingHandler:
                 outcome[index] = reply
         return [reply for reply in outcome if reply is not None]
 
+    def _spool_fault(self) -> Reply | None:
+        """Return why the spool takes nothing now: no room, or a fault that passes."""
+        gate = "closed" if self._keeper is None else self._keeper.gate()
+        return None if gate is None else NO_ROOM if gate == "full" else NOT_NOW
+
     def _fault(self, match: Match, octets: int) -> Reply | None:
         """Return why *match* cannot be promised now: a fault of ours, so never 5xx (design 1.6)."""
         if match.acceptance == "spool":
-            return NO_ROOM if self._keeper is None or self._keeper.gate() is not None else None
+            return self._spool_fault()
         if self._courier.down(match.sinks) is not None:
             return NOT_NOW
         return NO_ROOM if octets > self._memory.room_octets else None
