@@ -356,3 +356,20 @@ def test_the_ladder_ends() -> None:
     assert 8 == len(encoding._LADDER)
     record, to = _verbose()
     assert 0 < len(fitted(parsed_tree(record, to, PLAIN, parse(PLAIN), 10), 10)) <= ENVELOPE_MAX_OCTETS
+
+
+def test_what_is_omitted_already_is_left_alone() -> None:
+    """Giving way to size touches only contents that are there; one of them that fits after all is put back."""
+    omitted = {"kind": "omitted", "base64": None, "ref": None, "reason": "encoding"}
+    inline = {"kind": "inline", "base64": "QUFB", "ref": None, "reason": None}
+    tree: dict[str, Any] = {"attachments": [{"content": omitted}, {"content": inline}], "limits": {"truncatedFields": []}, "defects": []}
+    encoding._shrink_contents(tree, 10_000)
+    assert [omitted, inline] == [attachment["content"] for attachment in tree["attachments"]]
+
+
+def test_a_list_that_fits_is_kept_whole() -> None:
+    """Shortening stops at the room there is, and with enough of it nothing is lost."""
+    items = [{"name": "a", "value": "b"}, {"name": "c", "value": "d"}]
+    tree: dict[str, Any] = {"headers": list(items), "limits": {"truncatedFields": []}, "defects": []}
+    encoding._shrink_list(tree, "headers", 10_000)
+    assert items == tree["headers"]
