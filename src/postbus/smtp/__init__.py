@@ -5,6 +5,7 @@ Begin reading at ``engine`` (the contract), then ``states`` (what may come when)
 
 from postbus.smtp.engine import Engine, OutOfTurn
 from postbus.smtp.events import (
+    Bdat,
     Chunk,
     Command,
     DataStart,
@@ -29,6 +30,7 @@ from postbus.smtp.states import State
 from postbus.smtp.terms import Limits, Offer
 
 __all__ = [
+    "Bdat",
     "Chunk",
     "Command",
     "DataStart",

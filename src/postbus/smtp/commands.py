@@ -3,7 +3,7 @@
 A parser is a function of the argument and of where the session stands; it returns the event, or the reply that refuses the
 argument. Whether the command may come now is not its question (``states``), nor is policy (the shell's).
 
-Places kept: BDAT, AUTH and XCLIENT become rows of ``VERBS`` (each ends a group; BDAT brings a second framing, see ``content``).
+Places kept: AUTH and XCLIENT become rows of ``VERBS`` (each ends a group).
 """
 
 from __future__ import annotations
@@ -14,18 +14,35 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from postbus.smtp import grammar, replies
-from postbus.smtp.events import NO_DEFECTS, NO_PARAMETERS, DataStart, Expn, Helo, Help, Mail, Noop, Owed, Quit, Rcpt, Rset, StartTls, Vrfy
+from postbus.smtp.events import (
+    NO_DEFECTS,
+    NO_PARAMETERS,
+    Bdat,
+    DataStart,
+    Expn,
+    Helo,
+    Help,
+    Mail,
+    Noop,
+    Owed,
+    Quit,
+    Rcpt,
+    Rset,
+    StartTls,
+    Vrfy,
+)
 from postbus.smtp.replies import Reply
 from postbus.smtp.terms import Offer
 
 
 class Standing(Protocol):
-    """What a parser may know of the session. ``smtputf8``: the open transaction's MAIL had that keyword."""
+    """What a parser may know of the session. ``smtputf8``, ``binarymime``: the open transaction's MAIL had SMTPUTF8, BODY=BINARYMIME."""
 
     offer: Offer
     esmtp: bool
     tls: bool
     smtputf8: bool
+    binarymime: bool
 
 
 Parser = Callable[[str | None, Standing], Owed | Reply]
@@ -85,7 +102,7 @@ def _is(pattern: str) -> re.Pattern[str]:
 # would lose the mail. They are envelope data for the event; Postbus sends no mail, so it owes none of the notices.
 MAIL_PARAMETERS: Mapping[str, Parameter] = {
     "SIZE": Parameter(_is(r"\d{1,20}"), "RFC 1870"),
-    "BODY": Parameter(_is("7BIT|8BITMIME"), "RFC 6152"),
+    "BODY": Parameter(_is("7BIT|8BITMIME|BINARYMIME"), "RFC 6152, RFC 3030"),
     "SMTPUTF8": Parameter(None, "RFC 6531", lambda offer: offer.smtputf8),
     "AUTH": Parameter(_is(rf"<>|{grammar.XTEXT}"), "RFC 4954"),
     "RET": Parameter(_is("FULL|HDRS"), "RFC 3461"),
@@ -165,9 +182,16 @@ def _refuse_sender(path: grammar.Path, found: Mapping[str, str | None], offer: O
         return replies.BAD_SENDER  # <Postmaster> is a forward-path only
     if "SMTPUTF8" not in found and not (path.address.isascii() and path.rest.isascii()):
         return replies.NEEDS_SMTPUTF8
+    if not (offer.binarymime and offer.chunking) and is_binary(found):
+        return replies.BAD_PARAMETER
     if offer.size_octets is not None and int(found.get("SIZE") or 0) > offer.size_octets:
         return replies.TOO_BIG
     return None
+
+
+def is_binary(parameters: Mapping[str, str | None]) -> bool:
+    """Return whether MAIL's *parameters* announce BINARYMIME (RFC 3030 s3)."""
+    return (parameters.get("BODY") or "").upper() == "BINARYMIME"
 
 
 def _rcpt(arg: str | None, session: Standing) -> Owed | Reply:
@@ -198,7 +222,28 @@ def _greeting(verb: str) -> Parser:
     return parse
 
 
-def _bare(verb: str, event: type[DataStart | Rset | Quit]) -> Parser:
+def _data(arg: str | None, session: Standing) -> Owed | Reply:
+    if arg is not None:
+        return SYNTAX["DATA"]
+    return replies.BINARY_NEEDS_BDAT if session.binarymime else DataStart()
+
+
+_CHUNK = re.compile(r"(\d{1,19})(?: +(LAST))?", re.IGNORECASE | re.ASCII)  # 64 bits are enough for anybody
+
+
+def chunk(arg: str | None) -> Bdat | None:
+    """Return the chunk that BDAT's argument announces, ``None`` if it announces none (RFC 3030 s2)."""
+    found = _CHUNK.fullmatch(arg or "")
+    return None if found is None else Bdat(int(found[1]), found[2] is not None)
+
+
+def _bdat(arg: str | None, session: Standing) -> Owed | Reply:
+    if not session.offer.chunking:
+        return replies.NO_BDAT
+    return chunk(arg) or replies.BAD_CHUNK
+
+
+def _bare(verb: str, event: type[Rset | Quit]) -> Parser:
     def parse(arg: str | None, _: Standing) -> Owed | Reply:
         return event() if arg is None else SYNTAX[verb]
 
@@ -245,7 +290,8 @@ VERBS: Mapping[str, Verb] = {
     "LHLO": Verb("LHLO hostname", _greeting("LHLO"), smtp=False, malformed=_NAME, ends_group=True, before_tls=True, junk=True),
     "MAIL": Verb("MAIL FROM:<address>", _mail, " [SP parameters]", allowance_octets=681, malformed=replies.BAD_SENDER),
     "RCPT": Verb("RCPT TO:<address>", _rcpt, " [SP parameters]", allowance_octets=540, malformed=replies.BAD_RECIPIENT),
-    "DATA": Verb("DATA", _bare("DATA", DataStart), ends_group=True),
+    "DATA": Verb("DATA", _data, ends_group=True),
+    "BDAT": Verb("BDAT size [LAST]", _bdat, malformed=replies.BAD_CHUNK),
     "RSET": Verb("RSET", _bare("RSET", Rset), junk=True),
     "NOOP": Verb("NOOP [text]", _noop, ends_group=True, before_tls=True, junk=True),
     "QUIT": Verb("QUIT", _bare("QUIT", Quit), ends_group=True, before_tls=True),
@@ -282,6 +328,8 @@ def greeting_lines(offer: Offer, *, tls: bool) -> tuple[str, ...]:
         (f"SIZE {offer.size_octets}", offer.size_octets is not None),
         ("8BITMIME", offer.eightbitmime),
         ("SMTPUTF8", offer.smtputf8),
+        ("CHUNKING", offer.chunking),
+        ("BINARYMIME", offer.chunking and offer.binarymime),
         ("ENHANCEDSTATUSCODES", offer.enhanced),
         ("STARTTLS", offer.starttls and not tls),
         ("HELP", offer.help),

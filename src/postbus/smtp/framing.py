@@ -15,7 +15,7 @@ DISCARD_AFTER_OCTETS = 4096  # more than any verb's limit with its allowance
 class Lines:
     """The octets received and not yet understood, and the lines in them.
 
-    ``take`` cuts lines off the front; ``rest`` gives what stands behind them to a reader of content. Reading moves a position,
+    ``take`` cuts lines off the front; ``rest`` and ``some`` give what stands behind them to a reader of content. Reading moves a position,
     so a pipelined burst is not copied once per command.
     """
 
@@ -84,6 +84,15 @@ class Lines:
         data = self._buffer[self._position :] if self._position else self._buffer
         self._buffer = b""
         self._position = 0
+        return data
+
+    def some(self, most_octets: int) -> bytes:
+        """Take at most *most_octets*. What stands behind them stays where it is: small chunks must not move a whole segment each."""
+        end = self._position + most_octets
+        if end >= len(self._buffer):
+            return self.rest()
+        data = self._buffer[self._position : end]
+        self._position = end
         return data
 
     def clear(self) -> None:

@@ -14,10 +14,12 @@ class Offer:
         hostname: our name, in the answers to HELO, EHLO and LHLO.
         size_octets: largest message (RFC 1870), or ``None`` for no limit and no SIZE keyword.
         smtputf8, eightbitmime, pipelining, enhanced, help: keyword advertised; SMTPUTF8 also decides over non-ASCII paths.
+        chunking: BDAT is taken (RFC 3030); else its octets are skipped and it is answered with 502 5.5.1.
+        binarymime: BODY=BINARYMIME is taken (RFC 3030 s3); nothing without ``chunking``.
         starttls: STARTTLS is possible (advertised while TLS is not active).
         require_tls: before TLS only the verbs the table marks so pass, others 530 5.7.0.
         strict_pipelining: bytes behind a verb that ends a group (RFC 2920 s3.1), or before the banner: 554 5.5.0 and close.
-        stray: bare CR, bare LF or NUL in content: ``reject`` (550 5.5.2 after the real end) or ``allow`` (counted in ``defects``).
+        stray: bare CR, bare LF or NUL behind DATA: ``reject`` (550 5.5.2 after the real end) or ``allow`` (counted in ``defects``).
         lenient_paths: take paths without brackets and without a domain, and say so in ``defects``.
         keywords: further EHLO lines, as sent; a keyword here also allows the parameter of its name.
     """
@@ -29,6 +31,8 @@ class Offer:
     pipelining: bool = True
     enhanced: bool = True
     help: bool = True
+    chunking: bool = True
+    binarymime: bool = True
     starttls: bool = False
     require_tls: bool = False
     strict_pipelining: bool = True
@@ -48,6 +52,8 @@ class Limits:
             1 MiB, because unwrapped base64 and generated HTML exist.
         overrun_factor: content over ``Offer.size_octets`` is read, dropped and refused; over this many times the size, and at
             least 1 MiB over it, it is hung up on.
+        chunk_small_octets, small_chunks: a message may come in so many BDAT chunks below that size, the last one not counted, and no more:
+            each costs us as much work as its sender, and an empty one brings a message nowhere. Real senders' chunks have kilobytes.
         recipients: accepted in one transaction; RFC 5321 s4.5.3.1.8 wants 100 at least, Postfix has 1000.
         recipients_overshoot: RCPTs past that limit which are no errors yet, as in Postfix: a sender may have pipelined them.
         errors: refused commands (not 4xx of ours) without a message accepted in between; Postfix's hard limit is 20.
@@ -61,6 +67,8 @@ class Limits:
     text_line_flag_octets: int = 1000
     text_line_octets: int = 1_048_576
     overrun_factor: int = 4
+    chunk_small_octets: int = 1024
+    small_chunks: int = 1000
     recipients: int = 1000
     recipients_overshoot: int = 1000
     errors: int = 20
