@@ -12,6 +12,7 @@ import pytest
 
 from postbus.selftest.vectors import Row, rows
 from postbus.server import Envelope, Listener, ListenerSettings
+from postbus.server.networks import Networks
 from postbus.server.settings import TlsSettings
 from postbus.smtp import Limits
 from tests.server.conftest import Run
@@ -59,8 +60,9 @@ async def served(row: Row, *, implicit: bool) -> AsyncIterator[tuple[Listener, K
     settings = ListenerSettings.model_construct(address="127.0.0.1:0", hostname="mx.example", tls=tls)
     async with listening(handler, settings, tls_context=server_context()) as listener:
         roster = roster_of(listener)
+        spared = Networks(tuple(offer.pop("stray_allowed_from", ())))
         offer = {"starttls": False, **offer}
-        roster.terms = replace(roster.terms, offer=offer, limits=limits)
+        roster.terms = replace(roster.terms, offer=offer, limits=limits, stray_allowed_from=spared)
         if row.protocol == "lmtp":
             from postbus.server import LMTP
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from postbus.smtp import Chunk, EndOfMessage, Engine, Event, Limits, Offer, Owed, Rcpt, Refused, Reply, Signal, StartTls
+from postbus.smtp import Bdat, Chunk, EndOfMessage, Engine, Event, Limits, Offer, Owed, Rcpt, Refused, Reply, Signal, StartTls
 
 BANNER = Reply(220, "mx.test ESMTP")
 OFFER = Offer("mx.test")
@@ -108,6 +108,8 @@ class Driver:
             if isinstance(reply, Reply) and reply.code < 300:
                 self.accepted.append(b"".join(self._pieces))
             self._pieces = []
+        elif not self.engine.in_transaction:  # RSET or a greeting between chunks
+            self._pieces = []
         if isinstance(event, StartTls) and self.engine.next_event() is Signal.PAUSED:
             self.engine.tls_started()
 
@@ -131,6 +133,9 @@ def normal(events: Sequence[Event]) -> list[Event]:
     for event in events:
         if isinstance(event, Chunk):
             pieces.append(event.octets)
+            continue
+        if isinstance(event, Bdat):  # the next chunk of the same message
+            result.append(event)
             continue
         if isinstance(event, EndOfMessage) and event.refusal is None:
             result.append(Chunk(b"".join(pieces)))

@@ -119,7 +119,9 @@ def rows() -> Iterator[Row]:
         protocol = "lmtp" if lmtp else "smtp"
         for state, line in table.items():
             for verb, cell in zip(_COLUMNS, line.split(), strict=True):
-                if lmtp and (verb == "HELO" or (verb == "LAST" and state in (SENDER, REFUSED))):  # no recipients, no replies (RFC 2033 s4.3)
+                if lmtp and (
+                    verb == "HELO" or (verb == "LAST" and state in (SENDER, REFUSED))
+                ):  # no recipients, no replies (RFC 2033 s4.3)
                     continue
                 after = _TARGETS[cell[3:]] if cell[3:] else state
                 yield Row(f"{protocol}-{state.name}-{verb}", lmtp, state, _command(verb, lmtp=lmtp), cell[:3], after)

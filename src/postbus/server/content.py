@@ -15,7 +15,7 @@ from postbus.server.envelope import Envelope
 from postbus.server.hooks import MISSING, Misanswered, message_replies
 from postbus.server.outcome import Answer, Outcome, Pending, Special
 from postbus.smtp import replies
-from postbus.smtp.events import Chunk, EndOfMessage
+from postbus.smtp.events import Bdat, Chunk, EndOfMessage
 from postbus.smtp.replies import Reply
 
 DISK_FULL = Reply(452, "Insufficient system storage", "4.3.1")
@@ -23,7 +23,7 @@ NOT_ASCII = Reply(554, "Content is not ASCII", "5.6.1")
 
 
 class Content(Asking):
-    """What comes behind DATA.
+    """What comes behind DATA and BDAT.
 
     Attributes:
         lmtp: a reply for each accepted recipient (RFC 2033 s4.2).
@@ -141,7 +141,7 @@ class Content(Asking):
         assert envelope is not None
         envelope.body = body
         if event.defects:
-            add_defects(envelope, event.defects)
+            self._tolerate(event.defects)
         if self.decode_data:
             envelope.decode = "utf-8" if self.enable_SMTPUTF8 else "ascii"
             if not self.enable_SMTPUTF8 and not body.read().isascii():
@@ -171,6 +171,30 @@ class Content(Asking):
         self._set_post_data_state()
         return answer
 
+    def _on_bdat(self, _event: Bdat) -> Outcome:
+        """Take a chunk. Time runs from the first one to the end of the message, so that many small ones get no more of it than one."""
+        envelope = self.envelope
+        assert envelope is not None
+        if not envelope.rcpt_tos:  # a hook said 250 and kept nobody
+            self._forget_message()
+            self._set_post_data_state()
+            return replies.SEND_RCPT
+        if self.credit_s is None:
+            self._give_credit()
+        return replies.CHUNK_OK
+
+    def _give_credit(self) -> None:
+        """Content begins: its time runs."""
+        self.credit_s = self.roster.terms.timeouts.data_s
+        self.credited_octets = self.octets
+
+    def _forget_message(self) -> None:
+        """The transaction ended without an end of its message: nothing is left of either. The envelope is for the caller to replace."""
+        self.mail_at = None
+        if self.credit_s is not None:  # between chunks
+            self.credit_s = None
+            self._drop_content()
+
     def _drop_content(self) -> None:
         """Forget content that is not whole, or that nobody wants."""
         spill, self._spill = self._spill, None
@@ -184,6 +208,14 @@ class Content(Asking):
         waiting, self._disk_event = self._disk_event, None
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
+
+    def _tolerate(self, defects: Mapping[str, int]) -> None:
+        """Note *defects*, kind to count, on the envelope and in the metrics."""
+        envelope = self.envelope
+        assert envelope is not None
+        for kind, count in defects.items():
+            envelope.defects[kind] = envelope.defects.get(kind, 0) + count
+        telemetry.defects_tolerated(listener=self.roster.terms.name, defects=defects)
 
     # --- answers that come too late
 
@@ -227,10 +259,4 @@ class Content(Asking):
         """A message is over: begin with a new envelope."""
         self.envelope = self._create_envelope()
 
-    acts: ClassVar[Mapping[type[Any], Callable[[Any, Any], Outcome]]] = {Chunk: _on_chunk, EndOfMessage: _on_end}
-
-
-def add_defects(envelope: Envelope, defects: Mapping[str, int]) -> None:
-    """Add *defects*, kind to count, to those of *envelope*."""
-    for kind, count in defects.items():
-        envelope.defects[kind] = envelope.defects.get(kind, 0) + count
+    acts: ClassVar[Mapping[type[Any], Callable[[Any, Any], Outcome]]] = {Bdat: _on_bdat, Chunk: _on_chunk, EndOfMessage: _on_end}

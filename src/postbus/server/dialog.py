@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from postbus import telemetry
 from postbus.server.connection import UPGRADE
-from postbus.server.content import Content, add_defects
+from postbus.server.content import Content
 from postbus.server.envelope import Envelope
 from postbus.server.hooks import MISSING, Hook, Misanswered, ehlo_reply
 from postbus.server.outcome import Answer, Outcome, Pending, blamed
@@ -39,6 +39,7 @@ from postbus.smtp.events import (
     Vrfy,
 )
 from postbus.smtp.replies import Reply
+from postbus.smtp.terms import Offer
 
 NULL_SENDER = "<>"  # what aiosmtpd's handlers see for the null reverse-path
 
@@ -130,13 +131,18 @@ class Dialog(Content):
             plan = roster.plan = Plan(self, roster)
         self._plan = plan
         self._set_rset_state()
-        self.engine = Engine(plan.offer, lmtp=self.lmtp, limits=plan.limits, raw_verbs=plan.raw_verbs, tls=tls)
+        self.engine = Engine(self._offer(), lmtp=self.lmtp, limits=plan.limits, raw_verbs=plan.raw_verbs, tls=tls)
         self._greeted = True
         hook = plan.hooks.connect
         if hook is not None:
             return self._ask("CONNECT", hook, self._connected, None)
         self.engine.open(plan.banner)
         return None
+
+    def _offer(self) -> Offer:
+        """Return what this peer is offered when its session begins, or when it turns out to be somebody else (PROXY, XCLIENT)."""
+        spared = self.roster.terms.stray_allowed_from
+        return self._plan.spared_offer if spared and self.session is not None and self.session.peer in spared else self._plan.offer
 
     def _connected(self, _event: None, result: Any) -> Outcome:
         """``handle_CONNECT`` said nothing (greet as usual), or words of its own: 220 to greet, 4xx or 5xx to turn the peer away."""
@@ -212,7 +218,7 @@ class Dialog(Content):
         hook = hooks.ehlo if session.extended_smtp else hooks.helo
         if hook is None:
             session.host_name = event.hostname
-            self.mail_at = None
+            self._forget_message()
             return self.engine.default_reply(event)
 
         def settle(_event: Helo, result: Any) -> Outcome:
@@ -220,7 +226,7 @@ class Dialog(Content):
             if reply.code >= 400:  # a refused greeting changes nothing (RFC 5321 s4.1.4)
                 self.envelope, session.extended_smtp = before
             else:
-                self.mail_at = None
+                self._forget_message()
                 session.host_name = session.host_name or event.hostname
             return reply
 
@@ -267,7 +273,7 @@ class Dialog(Content):
             envelope.smtp_utf8 = "SMTPUTF8" in parameters
             options = _options(event)
         if event.defects:
-            add_defects(envelope, event.defects)
+            self._tolerate(event.defects)
         self.mail_at = self.roster.sweep.now
         hook = self._plan.hooks.mail
         if hook is not None:
@@ -293,7 +299,7 @@ class Dialog(Content):
         assert envelope is not None
         options = _options(event) if event.parameters else []
         if event.defects:
-            add_defects(envelope, event.defects)
+            self._tolerate(event.defects)
         hook = self._plan.hooks.rcpt
         if hook is None:
             envelope.rcpt_tos.append(event.address)
@@ -321,13 +327,12 @@ class Dialog(Content):
         assert envelope is not None
         if not envelope.rcpt_tos:  # a hook said 250 and kept nobody
             return replies.SEND_RCPT
-        self.credit_s = self.roster.terms.timeouts.data_s
-        self.credited_octets = self.octets
+        self._give_credit()
         return replies.START_MAIL
 
     def _on_rset(self, event: Rset) -> Outcome:
         self._set_rset_state()
-        self.mail_at = None
+        self._forget_message()
         return self._simple("RSET", self._plan.hooks.rset, event)
 
     def _on_noop(self, event: Noop) -> Outcome:

@@ -17,6 +17,7 @@ from typing import Any
 from postbus import telemetry
 from postbus.server.hooks import Hooks
 from postbus.server.lmtp import LMTP
+from postbus.server.networks import networks_of
 from postbus.server.roster import Roster, Terms
 from postbus.server.settings import ListenerSettings, TimeoutSettings, TlsSettings, address_of
 from postbus.server.smtp import SMTP
@@ -230,10 +231,13 @@ class Listener:
             timeouts=timeouts_of(settings.timeouts),
             offer={
                 "stray": settings.stray,
+                "chunking": settings.content.chunking,
+                "binarymime": settings.content.binarymime,
                 "strict_pipelining": settings.strict_pipelining,
                 "lenient_paths": settings.lenient_paths,
                 "keywords": settings.announce,
             },
+            stray_allowed_from=networks_of(settings.content.stray_allowed_from),
             implicit_tls=settings.tls.mode == "implicit",
             spill_folder=self._spill_folder,
             spill_threshold_octets=settings.spill_threshold_octets,

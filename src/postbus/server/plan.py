@@ -51,7 +51,8 @@ class Plan:
         hooks: the handler's.
         methods: name of verb to name of method, of every raw verb.
         raw_verbs: the same names, as the engine takes them.
-        offer: for connections as they begin.
+        offer: for connections as they begin. BDAT only where DATA has no method: it would go round that.
+        spared_offer: the same for peers that may send stray line ends.
         banner: greeting of the usual kind.
         limits: of the engine; the class' own bounds included.
         pushes, checks_helo: ``push`` or ``check_helo_needed`` is overridden: every verb is raw, to go through it.
@@ -59,7 +60,20 @@ class Plan:
         explains: somebody overrides ``handle_exception`` or hooks it.
     """
 
-    __slots__ = ("banner", "checks_helo", "counts", "explains", "hooks", "key", "limits", "methods", "offer", "pushes", "raw_verbs")
+    __slots__ = (
+        "banner",
+        "checks_helo",
+        "counts",
+        "explains",
+        "hooks",
+        "key",
+        "limits",
+        "methods",
+        "offer",
+        "pushes",
+        "raw_verbs",
+        "spared_offer",
+    )
 
     def __init__(self, server: Dialog, roster: Roster) -> None:
         self.key = key_of(server, roster)
@@ -75,7 +89,9 @@ class Plan:
         self.methods = methods
         self.raw_verbs = frozenset(methods)
         self.explains = self.hooks.exception is not None or not is_stock(smtp_class, "handle_exception")
-        self.offer = offer_of(server, roster)
+        offer = offer_of(server, roster)
+        self.offer = replace(offer, chunking=offer.chunking and "DATA" not in methods)
+        self.spared_offer = replace(self.offer, stray="allow")
         self.limits = limits_of(server, roster.terms.limits)
         self.banner = Reply(220, banner_text(server))
 
@@ -156,7 +172,8 @@ def offer_of(server: Dialog, roster: Roster) -> Offer:
         starttls=context is not None and not roster.terms.implicit_tls,
         require_tls=bool(server.require_starttls) and not roster.terms.implicit_tls,
     )
-    return replace(offer, **roster.terms.offer)
+    offer = replace(offer, **roster.terms.offer)
+    return replace(offer, binarymime=offer.binarymime and not server.decode_data)  # what is binary is no text
 
 
 def least(one: int | None, other: int | None) -> int | None:

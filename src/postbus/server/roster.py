@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from postbus import telemetry
+from postbus.server.networks import Networks
 from postbus.server.timers import Sweep, Timeouts
 from postbus.smtp.replies import Reply
 from postbus.smtp.terms import Limits
@@ -40,6 +41,7 @@ class Terms:
         connections_max, messages_max, session_max_octets: 0 or less: no limit.
         limits: of the engine.
         offer: fields of ``smtp.terms.Offer`` that the listener decides.
+        stray_allowed_from: peers to whom ``stray`` is ``allow``.
         spill_folder: where content beyond *spill_threshold_octets* goes; None: it stays in memory.
         gate: asked before each banner; a reply refuses the connection.
         size_octets: asked for the largest message taken now, at each connection.
@@ -52,6 +54,7 @@ class Terms:
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)
     offer: dict[str, Any] = field(default_factory=dict)
+    stray_allowed_from: Networks = field(default_factory=Networks)
     implicit_tls: bool = False
     spill_folder: Path | None = None
     spill_threshold_octets: int = 256 * 1024
