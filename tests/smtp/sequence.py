@@ -131,8 +131,8 @@ def rows() -> Iterator[Row]:
             answer = ("BDAT" if verb == "LAST" else _name(verb, lmtp=lmtp), Reply(code, "As the shell says"))
             yield Row(f"{protocol}-{state.name}-{verb}-{code}", lmtp, state, _command(verb, lmtp=lmtp), str(code), after, answer)
         for begun, said, code, after in BEGUN:
-            answer = None if said is None else (".", Reply(said, "As the shell says"))
-            yield Row(f"{protocol}-CHUNK-{begun}-{code}", lmtp, CHUNK, COMMANDS["rest"], str(code), after, answer, begun)
+            end = None if said is None else (".", Reply(said, "As the shell says"))
+            yield Row(f"{protocol}-CHUNK-{begun}-{code}", lmtp, CHUNK, COMMANDS["rest"], str(code), after, end, begun)
         for state, octets, refusal, after in MALFORMED:
             if lmtp and octets.startswith(b"EHLO"):
                 continue

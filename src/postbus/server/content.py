@@ -215,7 +215,7 @@ class Content(Asking):
         assert envelope is not None
         for kind, count in defects.items():
             envelope.defects[kind] = envelope.defects.get(kind, 0) + count
-        telemetry.defects_tolerated(listener=self.roster.terms.name, defects=defects)
+            telemetry.defect_tolerated(listener=self.roster.terms.name, kind=kind, count=count)
 
     # --- answers that come too late
 

@@ -14,7 +14,7 @@ own closed sets, never from a peer.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from traceback import format_exception
 
 from postbus.telemetry.lines import LOG
@@ -421,10 +421,9 @@ def command_rejected(*, listener: str, code: int) -> None:
     _count("postbus_commands_rejected_total", listener, str(code))
 
 
-def defects_tolerated(*, listener: str, defects: Mapping[str, int]) -> None:
-    """A command or a message was taken with *defects*, kind to count; the event lists them."""
-    for kind, count in defects.items():
-        _count("postbus_defects_total", listener, kind, by=count)
+def defect_tolerated(*, listener: str, kind: str, count: int) -> None:
+    """A command or a message was taken though it is not as it should be, *count* times in the same way; the event says so too."""
+    _count("postbus_defects_total", listener, kind, by=count)
 
 
 def tls_started(*, listener: str, version: str) -> None:
