@@ -52,7 +52,6 @@ class Plan:
         methods: name of verb to name of method, of every raw verb.
         raw_verbs: the same names, as the engine takes them.
         offer: for connections as they begin. BDAT only where DATA has no method: it would go round that.
-        spared_offer: the same for peers that may send stray line ends.
         banner: greeting of the usual kind.
         limits: of the engine; the class' own bounds included.
         pushes, checks_helo: ``push`` or ``check_helo_needed`` is overridden: every verb is raw, to go through it.
@@ -72,7 +71,6 @@ class Plan:
         "offer",
         "pushes",
         "raw_verbs",
-        "spared_offer",
     )
 
     def __init__(self, server: Dialog, roster: Roster) -> None:
@@ -91,7 +89,6 @@ class Plan:
         self.explains = self.hooks.exception is not None or not is_stock(smtp_class, "handle_exception")
         offer = offer_of(server, roster)
         self.offer = replace(offer, chunking=offer.chunking and "DATA" not in methods)
-        self.spared_offer = replace(self.offer, stray="allow")
         self.limits = limits_of(server, roster.terms.limits)
         self.banner = Reply(220, banner_text(server))
 

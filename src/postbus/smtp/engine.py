@@ -69,11 +69,13 @@ class Engine:
         helo: the name the peer gave, ``None`` before; esmtp: by EHLO or LHLO.
         tls: TLS is active; smtputf8, binarymime: the open transaction's MAIL said SMTPUTF8, BODY=BINARYMIME.
         errors: refusals since the last accepted message; accepted_recipients: in the open transaction.
+        nuisances: errors and commands without mail, beyond what is usual, in the whole session: a shell that finds more than before
+            answers slower.
     """
 
     __slots__ = ("_body", "_chunks", "_ended", "_faulted", "_junk", "_limits", "_lines", "_lmtp", "_out", "_owed", "_raw_verbs", "_rows",
                  "_signal", "_state", "_surplus", "_table", "_unknown",
-                 "accepted_recipients", "binarymime", "errors", "esmtp", "helo", "offer", "smtputf8", "tls")  # fmt: skip
+                 "accepted_recipients", "binarymime", "errors", "esmtp", "helo", "nuisances", "offer", "smtputf8", "tls")  # fmt: skip
 
     def __init__(
         self,
@@ -90,7 +92,7 @@ class Engine:
         self.esmtp = False
         self.smtputf8 = False
         self.binarymime = False
-        self.errors = 0
+        self.errors = self.nuisances = 0
         self.accepted_recipients = 0
         self._limits = limits or _DEFAULT_LIMITS
         self._lmtp = lmtp
@@ -336,6 +338,7 @@ class Engine:
             self._junk += 1
             if self._junk > self._limits.junk:
                 return replies.TOO_MUCH_JUNK
+            self.nuisances += self._junk > self._limits.junk_slow
         return None
 
     def _unknown_verb(self, verb: str) -> Refused:
@@ -425,14 +428,15 @@ class Engine:
             return self.next_event()
         self._move("BDAT", 5)
         self._chunks = None
-        self.errors += 1
+        self._err()
         self._send(refusal)
         return EndOfMessage(body.size_octets, refusal, body.defects)
 
     def _skipped(self, body: SkippedChunk) -> Refused:
         """Answer a chunk that has gone by. On LMTP a last one has as many replies as recipients were accepted (RFC 2033 s4.3)."""
         reply = body.reply
-        self.errors += reply.code >= 500
+        if reply.code >= 500:
+            self._err()
         self._out += reply.wire * (self.accepted_recipients if self._lmtp and body.last and self.in_transaction else 1)
         if body.last:
             self._move(".", 5)
@@ -473,10 +477,10 @@ class Engine:
                 self.esmtp = verb != "HELO"
             elif verb in _RARE and self._settle_rare(event, reply):
                 return
-        elif digit != 3 or verb == "BDAT":
-            if verb == "BDAT" and self._settle_rare(event, reply):
-                return
-            self.errors += digit == 5
+        elif verb == "BDAT" and self._settle_rare(event, reply):
+            return
+        elif digit == 5:
+            self._err()
         if self._faulted:
             digit = BAD_ARGUMENT
             self._faulted = False
@@ -522,7 +526,7 @@ class Engine:
     def _refuse(self, verb: str, reply: Reply) -> Refused:
         """Answer a bad command; 452 for a surplus recipient is an error only when there are very many."""
         if reply.code >= 500 or self._surplus > self._limits.recipients_overshoot:
-            self.errors += 1
+            self._err()
         self._send(reply)
         return Refused(verb[:_VERB_MAX_OCTETS], reply)
 
@@ -530,6 +534,11 @@ class Engine:
         self._out += reply.wire
         if reply.close:
             self._enter(State.CLOSED)
+
+    def _err(self) -> None:
+        """Count an error."""
+        self.errors += 1
+        self.nuisances += self.errors > self._limits.errors_slow
 
     def _forgive(self) -> None:
         """Forget past errors: a peer that delivers mail is no nuisance, and a busy relay makes some in a long session."""
