@@ -185,22 +185,26 @@ def serves(controller: Any) -> None:
         client.sendmail("a@x", ["b@x"], "x\r\n")
 
 
+def server_of(controller: Controller) -> Any:
+    """Return its server as it is now."""
+    return controller.server
+
+
 def test_the_sockets_are_known_as_asyncios_servers_have_them() -> None:
     """``controller.server.sockets`` is how programs learn the port; while it does not run there is no server."""
     controller = Controller(Box(), port=0)
-    assert controller.server is None
+    assert server_of(controller) is None
     controller.start()
     try:
-        assert controller.server is not None
-        assert controller.server.is_serving()
-        assert controller.loop is controller.server.get_loop()
-        assert controller.port == controller.server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
-        server = controller.server
+        server = server_of(controller)
+        assert server.is_serving()
+        assert controller.loop is server.get_loop()
+        assert controller.port == server.sockets[0].getsockname()[1]
     finally:
         controller.stop()
-    assert controller.server is None
+    assert server_of(controller) is None
     assert not server.is_serving()
-    assert () == server.sockets  # type: ignore[attr-defined]
+    assert () == server.sockets
 
 
 def test_implicit_tls_has_its_socket_too() -> None:
@@ -208,7 +212,7 @@ def test_implicit_tls_has_its_socket_too() -> None:
     controller = Controller(Box(), port=0, ssl_context=server_context())
     controller.start()
     try:
-        assert controller.port == controller.server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+        assert controller.port == server_of(controller).sockets[0].getsockname()[1]
     finally:
         controller.stop()
 
@@ -431,5 +435,5 @@ def test_loopback(refused: bool, expected: str, monkeypatch: pytest.MonkeyPatch)
             raise OSError
 
     if refused:
-        monkeypatch.setattr(module.socket, "socket", NoIPv4)
+        monkeypatch.setattr(socket, "socket", NoIPv4)
     assert expected == module.get_localhost()
