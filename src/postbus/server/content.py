@@ -108,7 +108,7 @@ class Content(Streaming):
             self._drop_content()
             self._set_post_data_state()
             self.messages_refused += 1
-            telemetry.command_rejected(listener=self.roster.terms.name, code=event.refusal.code)
+            self._tell_refused(event.refusal)
             return None
         if self._plan.hooks.data_chunk is not None:
             return self._stream_end(self._stream or Stream(None), event)
