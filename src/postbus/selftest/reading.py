@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Literal
 
 Place = Literal["command", "partial", "content", "chunk", "tls", "challenge", "quit"]
@@ -190,7 +191,7 @@ def _read_responses(walk: _Walk, octets: bytes, at: int) -> int:
 
 def pairs(expected: Sequence[Unit], got: Sequence[Unit]) -> Iterator[tuple[Unit | None, Unit]]:
     """Pair each unit that was answered with the one the table expects in its place; ``None`` past the table's end, or where they part."""
-    alike = True
-    for index, unit in enumerate(got):
-        alike = alike and index < len(expected) and expected[index].verb == unit.verb
-        yield (expected[index] if alike else None), unit
+    alike = list(takewhile(lambda both: both[0].verb == both[1].verb, zip(expected, got, strict=False)))
+    yield from alike
+    for unit in got[len(alike) :]:
+        yield None, unit
