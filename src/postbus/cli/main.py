@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 from postbus import __version__
-from postbus.cli import admin, letter, show
+from postbus.cli import admin, letter, selftest, show
 
 PLAIN = not (sys.stdout.isatty() and sys.stderr.isatty())
 DEFAULT_HTTP = "http://127.0.0.1:8080"
@@ -57,6 +57,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "status": ("postbus status", "postbus status --json | jq .sinks"),
     "healthcheck": ("postbus healthcheck && echo ready",),
     "reload": ("postbus reload --token-file /etc/postbus/admin/token",),
+    "selftest": selftest.EXAMPLES,
     "list": ("postbus dead-letters list --token-file token", "postbus dead-letters list --sink orders --json | jq .reason"),
     "replay": ("postbus dead-letters replay --token-file token", "postbus dead-letters replay --sink orders --token-file token"),
     "drop": ("postbus dead-letters drop --event 0198c0de-... --token-file token",),
@@ -318,6 +319,9 @@ def reload(http: HttpOption = DEFAULT_HTTP, token_file: TokenOption = None) -> N
         show.line(f"needs a restart: {path}", "yellow")
     if not found["changed"] and not found["needs_restart"]:
         show.line("nothing differs; certificates were read again")
+
+
+command(CLI, "selftest")(selftest.selftest)
 
 
 LETTERS = typer.Typer(
