@@ -103,6 +103,7 @@ def read(sent: Iterable[bytes | None], replies: Iterable[str], *, lmtp: bool = F
     for layer in _layers(sent):
         if walk.place == "tls":
             walk.forget()
+        walk.place = "command"
         _read_layer(walk, layer)
     return Reading(tuple(walk.units), tuple(walk.left), walk.place)
 
@@ -119,7 +120,7 @@ def _layers(sent: Iterable[bytes | None]) -> list[bytes]:
 
 
 def _read_layer(walk: _Walk, octets: bytes) -> None:
-    at, walk.place = 0, "command"
+    at = 0
     while walk.place == "command" and at < len(octets):
         end = octets.find(b"\r\n", at)
         if end < 0:
