@@ -28,6 +28,7 @@ class Row:
     id: str
     title: str
     section: str
+    source: str
     protocol: Literal["smtp", "lmtp"]
     server: Mapping[str, Any]
     prologue: tuple[Step, ...]
@@ -57,6 +58,7 @@ def _row(raw: dict[str, Any], prologues: Mapping[str, tuple[Step, ...]]) -> Row:
         id=raw["id"],
         title=raw["title"],
         section=raw["section"],
+        source=raw.get("source", ""),
         protocol=raw["protocol"],
         server=raw.get("server", {}),
         prologue=prologues[raw["prologue"]],

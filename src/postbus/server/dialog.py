@@ -7,7 +7,6 @@ A server class has five floors, each a class that derives from the one below: ``
 from __future__ import annotations
 
 import asyncio
-import inspect
 import ssl
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -18,9 +17,8 @@ from postbus import telemetry
 from postbus.server import limits
 from postbus.server.connection import UPGRADE
 from postbus.server.content import Content
-from postbus.server.envelope import Envelope
 from postbus.server.hooks import MISSING, Hook, Misanswered, ehlo_reply
-from postbus.server.outcome import Answer, Outcome, Pending, blamed
+from postbus.server.outcome import Answer, Outcome, Pending
 from postbus.server.plan import Plan, key_of
 from postbus.server.session import Session, tls_of
 from postbus.smtp import replies
@@ -202,24 +200,7 @@ class Dialog(Content):
         hook = self._plan.hooks.disconnect if self._greeted else None
         if hook is not None:
             envelope = self.envelope if self.envelope is not None and self.envelope.mail_from is not None else None
-            self._say_goodbye(hook, session, envelope)
-
-    def _say_goodbye(self, hook: Hook, session: Session, envelope: Envelope | None) -> None:
-        """Call ``handle_DISCONNECT``; nobody waits for it."""
-        try:
-            result = hook(self, session, envelope, self.reason)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a handler's
-            self._log_fault("DISCONNECT", blamed(error))
-            return
-        if inspect.isawaitable(result):
-
-            async def finish() -> None:
-                try:
-                    await result
-                except Exception as error:  # noqa: BLE001 - a handler's
-                    self._log_fault("DISCONNECT", error)
-
-            self.roster.spawn(finish())
+            self._tell("DISCONNECT", hook, session, envelope, self.reason)
 
     def tls_failed(self, error: Exception | None) -> None:
         """Count the handshake that failed."""
@@ -244,7 +225,7 @@ class Dialog(Content):
         hook = hooks.ehlo if session.extended_smtp else hooks.helo
         if hook is None:
             session.host_name = event.hostname
-            self._forget_message()
+            self._forget_message(before[0])
             return self.engine.default_reply(event)
 
         def settle(_event: Helo, result: Any) -> Outcome:
@@ -252,7 +233,7 @@ class Dialog(Content):
             if reply.code >= 400:  # a refused greeting changes nothing (RFC 5321 s4.1.4)
                 self.envelope, session.extended_smtp = before
             else:
-                self._forget_message()
+                self._forget_message(before[0])
                 session.host_name = session.host_name or event.hostname
             return reply
 
@@ -376,8 +357,8 @@ class Dialog(Content):
         return replies.START_MAIL
 
     def _on_rset(self, event: Rset) -> Outcome:
+        self._forget_message(self.envelope)
         self._set_rset_state()
-        self._forget_message()
         return self._simple("RSET", self._plan.hooks.rset, event)
 
     def _on_noop(self, event: Noop) -> Outcome:
