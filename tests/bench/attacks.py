@@ -6,8 +6,8 @@ import asyncio
 from typing import Any
 
 from postbus.app.loop import loop_factory
+from postbus.selftest.vectors import Row, rows
 from tests.server.test_attacks import play
-from tests.vectors.attacks import Row, rows
 
 ROW_TIMEOUT_S = 30
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from postbus.selftest.vectors import Row, rows
 from postbus.server import Envelope, Listener, ListenerSettings
 from postbus.server.settings import TlsSettings
 from postbus.smtp import Limits
 from tests.server.conftest import Run
 from tests.server.wire import Wire, codes, listening, roster_of, server_context, until
-from tests.vectors.attacks import Row, rows
 
 ABOUT_TLS = (b"STARTTLS", b"\x16\x03")
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+from postbus.selftest.vectors import Row, Step, rows
 from postbus.smtp import Limits
 from tests.smtp.driver import ARRIVALS, BANNER, OFFER, Driver, Policy, codes, pipelined, some_splits, whole
-from tests.vectors.attacks import Row, Step, rows
 
 ROWS = 192
 ROWS_BY_SECTION = {"6.1": 36, "6.2": 33, "6.3": 116, "6.6": 7}

@@ -1,4 +1,4 @@
-"""Reads ``attacks.json``; its ``about`` says how. Needs no server of ours, so anything that can talk to a socket may use it."""
+"""Reads ``attacks.json``; its ``about`` says how."""
 
 from __future__ import annotations
 

@@ -1,1 +1,0 @@
-"""Data that several tests share: attacks and their answers."""
