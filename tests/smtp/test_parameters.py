@@ -10,11 +10,14 @@ from postbus.smtp import Offer, Reply, replies
 from postbus.smtp.parameters import MAIL, RCPT, Found, Parameter, judge, keywords_of
 
 
+OFFER = Offer("mx.test")
+
+
 @dataclass
 class Place:
     """Where a parameter is said."""
 
-    offer: Offer = Offer("mx.test")
+    offer: Offer = OFFER
     tls: bool = False
 
 

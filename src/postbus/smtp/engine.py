@@ -70,8 +70,8 @@ class Engine:
         errors: refusals since the last accepted message; accepted_recipients: in the open transaction.
     """
 
-    __slots__ = ("_body", "_counting", "_domains", "_ended", "_faulted", "_junk", "_limits", "_lines", "_lmtp", "_mails", "_out", "_owed", "_raw_verbs", "_rows", "_signal",
-                 "_state", "_surplus", "_table", "_unknown",
+    __slots__ = ("_body", "_counting", "_domains", "_ended", "_faulted", "_junk", "_limits", "_lines", "_lmtp", "_mails", "_out", "_owed",
+                 "_raw_verbs", "_rows", "_signal", "_state", "_surplus", "_table", "_unknown",
                  "accepted_recipients", "errors", "esmtp", "helo", "offer", "smtputf8", "tls")  # fmt: skip
 
     def __init__(
@@ -101,7 +101,7 @@ class Engine:
         self._out = b""
         self._owed: Owed | None = None
         self._junk = self._unknown = self._surplus = self._mails = 0
-        self._domains: set[str] = set()  # of accepted recipients, kept where something of a session is limited
+        self._domains: set[str] = set()  # of recipients named, where their number is limited
         self._enter(State.OPENING)
 
     # --- what the shell does
@@ -233,10 +233,12 @@ class Engine:
             self._mails += 1
             if self._mails > limits.mails:
                 return replies.TOO_MANY_MAILS
-        elif isinstance(result, Rcpt) and limits.recipient_domains:
-            if len(self._domains) >= limits.recipient_domains and _domain(result.address) not in self._domains:
+        elif limits.recipient_domains and isinstance(result, Rcpt):
+            domains = {*self._domains, _domain(result.address)}
+            if len(domains) > limits.recipient_domains:
                 self._surplus += 1
                 return replies.TOO_MANY_DOMAINS
+            self._domains = domains
         return result
 
     def default_reply(self, event: Owed) -> Reply:
@@ -419,8 +421,6 @@ class Engine:
         if digit == 2:
             if verb == "RCPT":
                 self.accepted_recipients += self._state in TRANSACTION  # a raw RCPT may be answered out of turn
-                if self._counting and isinstance(event, Rcpt):
-                    self._domains.add(_domain(event.address))
             elif verb == ".":
                 self._forgive()
             elif isinstance(event, Mail):

@@ -59,7 +59,7 @@ class Limits:
             least 1 MiB over it, it is hung up on.
         mails: MAIL commands in one session, refused ones too (RFC 9422 s4.1); 0: no limit.
         recipients: accepted in one transaction (RFC 9422 s4.2); RFC 5321 s4.5.3.1.8 wants 100 at least, Postfix has 1000.
-        recipient_domains: different domains of accepted recipients in one session (RFC 9422 s4.3); 0: no limit.
+        recipient_domains: different domains of recipients named in one session (RFC 9422 s4.3); 0: no limit.
         recipients_overshoot: RCPTs past that limit which are no errors yet, as in Postfix: a sender may have pipelined them.
         errors: refused commands (not 4xx of ours) without a message accepted in between; Postfix's hard limit is 20.
         junk: NOOP, RSET, VRFY, EHLO and the like without a message accepted in between; Postfix has 100.
