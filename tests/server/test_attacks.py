@@ -17,7 +17,7 @@ from postbus.smtp import Limits
 from tests.server.conftest import Run
 from tests.server.wire import Wire, codes, listening, roster_of, server_context, until
 
-ABOUT_TLS = (b"STARTTLS", b"\x16\x03")
+ABOUT_TLS = (b"STARTTLS", b"REQUIRETLS", b"\x16\x03")
 
 
 class Keeper:

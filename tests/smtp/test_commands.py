@@ -168,8 +168,8 @@ def test_greeting_lines() -> None:
         "SMTPUTF8",
         "ENHANCEDSTATUSCODES",
         "STARTTLS",
-        "HELP",
         "LIMITS RCPTMAX=1000",
+        "HELP",
         "XFOO bar",
     ) == greeting_lines(full, Limits(), tls=False)
     inside = greeting_lines(full, Limits(mails=5, recipients=100, recipient_domains=2), tls=True)

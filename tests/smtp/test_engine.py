@@ -614,7 +614,7 @@ def test_data_is_refused_by_a_hook() -> None:
 def test_mailmax_counts_every_mail_command(refused: str) -> None:
     """What LIMITS says is what is enforced: the MAIL after MAILMAX of them, well-formed or not, ends the session (RFC 9422 s4.1)."""
     driver = Driver(replace(OFFER, limits=True), limits=Limits(mails=2))
-    assert b"250 LIMITS MAILMAX=2 RCPTMAX=1000\r\n" in driver.feed(b"EHLO x\r\n")
+    assert b"250-LIMITS MAILMAX=2 RCPTMAX=1000\r\n" in driver.feed(b"EHLO x\r\n")
     assert ["250 2.1.0", "250 2.0.0"] == codes(driver.feed(b"MAIL FROM:<a@b>\r\nRSET\r\n"))
     driver.feed(refused.encode() + b"\r\nRSET\r\n")
     assert ["421 4.7.0"] == codes(driver.feed(b"MAIL FROM:<a@b>\r\n"))

@@ -217,8 +217,8 @@ def greeting_lines(offer: Offer, limits: Limits, *, tls: bool) -> tuple[str, ...
         ("ENHANCEDSTATUSCODES", offer.enhanced),
         ("STARTTLS", offer.starttls and not tls),
         ("REQUIRETLS", offer.requiretls and tls),
-        ("HELP", offer.help),
         (heeded, heeded),
+        ("HELP", offer.help),
     )
     return (offer.hostname, *(word for word, on in keywords if on), *offer.keywords)
 

@@ -256,6 +256,11 @@ class Engine:
     # --- what the shell sees
 
     @property
+    def limits(self) -> Limits:
+        """The limits in force."""
+        return self._limits
+
+    @property
     def state(self) -> State:
         """Where the session stands."""
         return self._state
