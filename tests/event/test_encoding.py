@@ -316,7 +316,9 @@ def test_the_envelope_header_is_bounded() -> None:
     tree = json.loads(data)
     assert ({}, 128) == (tree["route"]["captures"], len(tree["envelope"]["mailFrom"]))
     assert {"mail": {}, "rcpt": {}} == tree["envelope"]["params"]["other"]
-    assert {"route.captures", "envelope.params.orcpt", "envelope.params.auth", "envelope.params.other", "client.helo"} <= set(tree["limits"]["truncatedFields"])
+    assert {"route.captures", "envelope.params.orcpt", "envelope.params.auth", "envelope.params.other", "client.helo"} <= set(
+        tree["limits"]["truncatedFields"]
+    )
 
 
 def test_the_envelope_header_is_compact() -> None:

@@ -56,7 +56,9 @@ def test_parameters_of_the_recipient() -> None:
 
 
 _words = st.text(max_size=12)
-_said = st.dictionaries(st.sampled_from(["SIZE", "BODY", "BY", "MT-PRIORITY", "NOTIFY", "AUTH", "X"]) | _words, st.none() | _words, max_size=6)
+_said = st.dictionaries(
+    st.sampled_from(["SIZE", "BODY", "BY", "MT-PRIORITY", "NOTIFY", "AUTH", "X"]) | _words, st.none() | _words, max_size=6
+)
 
 
 @given(_said, _said, st.booleans())

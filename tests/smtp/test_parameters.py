@@ -9,7 +9,6 @@ import pytest
 from postbus.smtp import Offer, Reply, replies
 from postbus.smtp.parameters import MAIL, RCPT, Found, Parameter, judge, keywords_of
 
-
 OFFER = Offer("mx.test")
 
 

@@ -55,6 +55,11 @@ class Asking(Connection):
             telemetry.command_rejected(listener=self.roster.terms.name, code=reply.code)
         return reply
 
+    def _tell_refused(self, reply: Reply) -> None:
+        """Count a refusal of our own."""
+        telemetry.command_rejected(listener=self.roster.terms.name, code=reply.code)
+        self._count_limit(reply)
+
     def fault(self, pending: Pending, error: Exception) -> Outcome:
         """A hook raised: log it, let ``handle_exception`` find words if somebody wrote one, else 451."""
         self._log_fault(pending.hook, error)

@@ -112,7 +112,7 @@ class Content(Asking):
             self._drop_content()
             self._set_post_data_state()
             self.messages_refused += 1
-            telemetry.command_rejected(listener=self.roster.terms.name, code=event.refusal.code)
+            self._tell_refused(event.refusal)
             return None
         spill = self._spill
         if spill is not None:

@@ -11,9 +11,11 @@ import inspect
 import ssl
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from postbus import telemetry
+from postbus.server import limits
 from postbus.server.connection import UPGRADE
 from postbus.server.content import Content, add_defects
 from postbus.server.envelope import Envelope
@@ -40,6 +42,7 @@ from postbus.smtp.events import (
     Vrfy,
 )
 from postbus.smtp.replies import Reply
+from postbus.smtp.states import State
 
 NULL_SENDER = "<>"  # what aiosmtpd's handlers see for the null reverse-path
 
@@ -59,6 +62,7 @@ class Dialog(Content):
         "_partial",
         "_pushed",
         "_raw",
+        "_refusals",
         "_said",
         "data_size_limit",
         "hostname",
@@ -79,6 +83,7 @@ class Dialog(Content):
     _began_at: float
     _greeted: bool
     _raw: bool
+    _refusals: int
     _answered: bool
     _pushed: Reply | None
     _said: list[Reply] | None
@@ -117,7 +122,7 @@ class Dialog(Content):
         if old is None:
             self._began_at = self.loop.time()
         session.id = self.roster.new_id() if old is None else old.id
-        session.peer = transport.get_extra_info("peername") if old is None else old.peer
+        session.peer = self.peername if old is None else old.peer
         session.listener = terms.name
         session.lmtp = self.lmtp
         session.find_local = transport.get_extra_info
@@ -130,13 +135,30 @@ class Dialog(Content):
             plan = roster.plan = Plan(self, roster)
         self._plan = plan
         self._set_rset_state()
-        self.engine = Engine(plan.offer, lmtp=self.lmtp, limits=plan.limits, raw_verbs=plan.raw_verbs, tls=tls)
+        offer = plan.offer
+        if self.session is not None and self.session.peer in roster.terms.pipelining_exempt:
+            offer = replace(offer, strict_pipelining=False)
+        self.engine = Engine(offer, lmtp=self.lmtp, limits=plan.limits, raw_verbs=plan.raw_verbs, tls=tls)
         self._greeted = True
-        hook = plan.hooks.connect
+        delay_s = roster.terms.timeouts.greet_delay_s
+        if delay_s and self.client is not None:
+            self.hold(delay_s)
+            return None
+        return self.welcome()
+
+    def welcome(self) -> Outcome:
+        """Ask ``handle_CONNECT``, and greet."""
+        hook = self._plan.hooks.connect
         if hook is not None:
             return self._ask("CONNECT", hook, self._connected, None)
-        self.engine.open(plan.banner)
+        self._open(self._plan.banner)
         return None
+
+    def _open(self, banner: Reply) -> None:
+        """Say *banner*, unless the peer has talked before it."""
+        self.engine.open(banner)
+        if self.engine.state is State.CLOSED and banner.code < 400:
+            self.limited(limits.EARLY)
 
     def _connected(self, _event: None, result: Any) -> Outcome:
         """``handle_CONNECT`` said nothing (greet as usual), or words of its own: 220 to greet, 4xx or 5xx to turn the peer away."""
@@ -144,7 +166,7 @@ class Dialog(Content):
         if result is not None and result is not MISSING:
             text = result if isinstance(result, str) else ""
             banner = Reply.parse(text) if text[:3] == "220" else self._verdict("CONNECT", result)
-        self.engine.open(banner)
+        self._open(banner)
         return None
 
     def ended(self, error: Exception | None) -> None:
@@ -166,6 +188,7 @@ class Dialog(Content):
             octets=self.octets,
             duration_s=self.loop.time() - self._began_at,
             outcome=self.reason,
+            limit=self.limit or None,
         )
         hook = self._plan.hooks.disconnect if self._greeted else None
         if hook is not None:
@@ -206,7 +229,7 @@ class Dialog(Content):
     def _on_helo(self, event: Helo) -> Outcome:
         session, hooks = self.session, self._plan.hooks
         assert session is not None
-        limits = self.engine.limits
+        granted = self.engine.limits
         before = (self.envelope, session.extended_smtp)
         self._set_rset_state()
         session.extended_smtp = event.verb != "HELO"
@@ -223,7 +246,7 @@ class Dialog(Content):
             reply = self._greeting(event, result)
             if reply.code >= 400:  # a refused greeting changes nothing (RFC 5321 s4.1.4)
                 self.envelope, session.extended_smtp = before
-                self.engine.grant(limits)
+                self.engine.grant(granted)
             else:
                 self.mail_at = None
                 session.host_name = session.host_name or event.hostname
@@ -259,6 +282,11 @@ class Dialog(Content):
         return Reply(reply.code, (reply.lines[0], *pushed, *reply.lines[1:])) if pushed and reply.code == 250 else reply
 
     def _on_mail(self, event: Mail) -> Outcome:
+        client = self.client
+        if client is not None:
+            refusal = self.roster.clients.take_message(client, self.roster.sweep.now)
+            if refusal is not None:
+                return self._over(refusal)
         envelope = self.envelope
         assert envelope is not None
         address = event.address or NULL_SENDER
@@ -290,7 +318,21 @@ class Dialog(Content):
             envelope.mail_options = _options(event)
         return reply
 
+    def _over(self, refusal: Reply) -> Reply:
+        """Return what a peer over a limit is told: *refusal*, or once it has asked in vain too often, the last word."""
+        self._refusals += 1
+        if self._refusals > self.roster.terms.limits.errors:
+            self.reason = "limit"
+            refusal = limits.TOO_PERSISTENT
+        self._tell_refused(refusal)
+        return refusal
+
     def _on_rcpt(self, event: Rcpt) -> Outcome:
+        client = self.client
+        if client is not None:
+            refusal = self.roster.clients.take_recipient(client, self.roster.sweep.now)
+            if refusal is not None:
+                return self._over(refusal)
         envelope = self.envelope
         assert envelope is not None
         options = _options(event) if event.parameters else []
@@ -380,9 +422,9 @@ class Dialog(Content):
         return replies.START_TLS
 
     def _on_refused(self, event: Refused) -> Outcome:
-        telemetry.command_rejected(listener=self.roster.terms.name, code=event.reply.code)
         if event.reply is replies.TOO_MANY_MAILS:
             self.reason = "limit"
+        self._tell_refused(event.reply)
         return None
 
     # --- raw verbs

@@ -25,7 +25,8 @@ class ParameterSettings(BaseModel):
         default=0,
         ge=0,
         le=999_999_999,
-        description="Least time after which a sender may ask his mail back, announced with DELIVERBY (RFC 2852); a shorter one gets 555 5.5.4.",
+        description="Least time after which a sender may ask his mail back, announced with DELIVERBY (RFC 2852); "
+        "a shorter one gets 555 5.5.4.",
     )
     priority_profile: Literal["MIXER", "STANAG4406", "NSEP"] | None = Field(
         default=None, description="Profile of priorities announced with MT-PRIORITY (RFC 6710); null: none."

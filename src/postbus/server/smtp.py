@@ -157,6 +157,7 @@ class SMTP(Dialog):
         self._content_event: asyncio.Future[EndOfMessage] | None = None
         self._plan: Plan = cast("Plan", None)
         self._raw = False
+        self._refusals = 0
         self._answered = False
         self._pushed: Reply | None = None
         self._said: list[Reply] | None = None

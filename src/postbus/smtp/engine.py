@@ -68,11 +68,13 @@ class Engine:
         helo: the name the peer gave, ``None`` before; esmtp: by EHLO or LHLO.
         tls: TLS is active; smtputf8: the open transaction's MAIL said SMTPUTF8.
         errors: refusals since the last accepted message; accepted_recipients: in the open transaction.
+        nuisances: errors and commands without mail, beyond what is usual, in the whole session: a shell that finds more than before
+            answers slower.
     """
 
     __slots__ = ("_body", "_counting", "_domains", "_ended", "_faulted", "_junk", "_limits", "_lines", "_lmtp", "_mails", "_out", "_owed",
                  "_raw_verbs", "_rows", "_signal", "_state", "_surplus", "_table", "_unknown",
-                 "accepted_recipients", "errors", "esmtp", "helo", "offer", "smtputf8", "tls")  # fmt: skip
+                 "accepted_recipients", "errors", "esmtp", "helo", "nuisances", "offer", "smtputf8", "tls")  # fmt: skip
 
     def __init__(
         self,
@@ -88,7 +90,7 @@ class Engine:
         self.helo: str | None = None
         self.esmtp = False
         self.smtputf8 = False
-        self.errors = 0
+        self.errors = self.nuisances = 0
         self.accepted_recipients = 0
         self._limits = limits = limits or _DEFAULT_LIMITS
         self._counting = limits.mails > 0 or limits.recipient_domains > 0
@@ -361,6 +363,7 @@ class Engine:
             self._junk += 1
             if self._junk > self._limits.junk:
                 return replies.TOO_MUCH_JUNK
+            self.nuisances += self._junk > self._limits.junk_slow
         return None
 
     def _unknown_verb(self, verb: str) -> Refused:
@@ -440,7 +443,7 @@ class Engine:
                     self._send(replies.EARLY_TALK)
                     return
         elif digit == 5:
-            self.errors += 1
+            self._err()
         if self._faulted:
             digit = BAD_ARGUMENT
             self._faulted = False
@@ -465,7 +468,7 @@ class Engine:
     def _refuse(self, verb: str, reply: Reply) -> Refused:
         """Answer a bad command; 452 for a surplus recipient is an error only when there are very many."""
         if reply.code >= 500 or self._surplus > self._limits.recipients_overshoot:
-            self.errors += 1
+            self._err()
         self._send(reply)
         return Refused(verb[:_VERB_MAX_OCTETS], reply)
 
@@ -473,6 +476,11 @@ class Engine:
         self._out += reply.wire
         if reply.close:
             self._enter(State.CLOSED)
+
+    def _err(self) -> None:
+        """Count an error."""
+        self.errors += 1
+        self.nuisances += self.errors > self._limits.errors_slow
 
     def _forgive(self) -> None:
         """Forget past errors: a peer that delivers mail is no nuisance, and a busy relay makes some in a long session."""

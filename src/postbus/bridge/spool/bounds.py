@@ -7,7 +7,10 @@ from postbus.bridge.spool_settings import SpoolSettings
 
 
 def load(numbers: Numbers, settings: SpoolSettings) -> float:
-    """Return how near the spool is to its bounds: 0 empty, 1 or more full. Free space on the disk is no matter of degree: see ``exceeded``."""
+    """Return how near the spool is to its bounds: 0 empty, 1 or more full.
+
+    Free space on the disk is not looked at: others use it too, and there is either enough or not (``exceeded``).
+    """
     return max(
         (numbers.octets + numbers.spilled_octets) / settings.max_octets,
         numbers.messages / settings.max_messages,
