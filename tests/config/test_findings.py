@@ -382,8 +382,8 @@ BAD_FILES = [
     ),
     pytest.param(
         ROUTES + "listeners: {mx: {announce: [DSN], parameters: {deliverby_min_s: 5}}}\n",
-        "file:3: listeners.mx.parameters.deliverby_min_s: DELIVERBY, which it belongs to, is not announced; add DELIVERBY to the listener's "
-        "announce, or remove this (warning)",
+        "file:3: listeners.mx.parameters.deliverby_min_s: DELIVERBY, which it belongs to, is not announced; add DELIVERBY to the "
+        "listener's announce, or remove this (warning)",
         id="a value of a keyword that is not announced",
     ),
     pytest.param(
