@@ -104,7 +104,7 @@ def unfit(row: Row, known: Known, names: Names) -> str:
 def about_plain(row: Row) -> bool:
     """Return whether *row* means something in plain text only: it is about STARTTLS, a ClientHello, or octets before the banner."""
     sent = said(row)
-    return b"STARTTLS" in sent or b"\x16\x03" in sent or row.early or "require_tls" in row.server
+    return b"STARTTLS" in sent or b"\x16\x03" in sent or row.early or "require_tls" in row.server or bool(row.server.get("requiretls"))
 
 
 def said(row: Row) -> bytes:

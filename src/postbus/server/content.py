@@ -139,7 +139,7 @@ class Content(Streaming):
         assert envelope is not None
         envelope.body = body
         if event.defects:
-            self._tolerate(event.defects)
+            self._tolerate(envelope, event.defects)
         if self.decode_data:
             envelope.decode = "utf-8" if self.enable_SMTPUTF8 else "ascii"
             if not self.enable_SMTPUTF8 and not body.read().isascii():
@@ -151,9 +151,10 @@ class Content(Streaming):
 
     def _streamed(self, event: EndOfMessage) -> Outcome:
         """Ask for the verdict on content that the handler has, unless it was refused on its way."""
-        stream = self._stream
+        stream, envelope = self._stream, self.envelope
+        assert envelope is not None
         if event.defects:
-            self._tolerate(event.defects)
+            self._tolerate(envelope, event.defects)
         if stream is not None and stream.refusal is not None:
             self._drop_stream()
             return self._messaged(event, stream.refusal)
@@ -223,10 +224,8 @@ class Content(Streaming):
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
 
-    def _tolerate(self, defects: Mapping[str, int]) -> None:
-        """Note *defects*, kind to count, on the envelope and in the metrics."""
-        envelope = self.envelope
-        assert envelope is not None
+    def _tolerate(self, envelope: Envelope, defects: Mapping[str, int]) -> None:
+        """Note *defects*, kind to count, on *envelope* and in the metrics."""
         for kind, count in defects.items():
             envelope.defects[kind] = envelope.defects.get(kind, 0) + count
             telemetry.defect_tolerated(listener=self.roster.terms.name, kind=kind, count=count)
