@@ -530,9 +530,8 @@ def test_extensions_lengthen_commands() -> None:
 # --- any bytes
 
 FRAGMENTS = b"""EHLO x|HELO x|LHLO x|MAIL FROM:<a@b>|MAIL FROM:<>|MAIL FROM:<\xc3\xbc@b> SMTPUTF8|RCPT TO:<c@d>|RCPT TO:<no@d>|RCPT TO:<c@d|
-DATA|RSET|NOOP|QUIT|VRFY x|EXPN x|HELP|STARTTLS|GET / HTTP/1.1|.|text|..|AUTH PLAIN|AUTH LOGIN dGVzdA==|MTIzNA==|AHRlc3QAMTIzNA==|*""".replace(
-    b"\n", b""
-).split(b"|")
+DATA|RSET|NOOP|QUIT|VRFY x|EXPN x|HELP|STARTTLS|GET / HTTP/1.1|.|text|..|
+AUTH PLAIN|AUTH LOGIN dGVzdA==|MTIzNA==|AHRlc3QAMTIzNA==|*""".replace(b"\n", b"").split(b"|")
 ODDMENTS = [
     b"RCPT TO:<" + b"z" * 4200,
     b"\r\n.\r\n",

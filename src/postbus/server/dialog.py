@@ -1,7 +1,7 @@
 """What each event of the engine leads to: hooks asked, transactions kept, methods called.
 
-A server class has five floors, each a class that derives from the one below: ``Connection`` (bytes and tasks), ``Asking`` (hooks),
-``Content`` (what comes behind DATA), ``Dialog`` (every other event), ``SMTP`` (what subclasses see).
+A server class has six floors, each a class that derives from the one below: ``Connection`` (bytes and tasks), ``Asking`` (hooks),
+``Content`` (what comes behind DATA), ``Identification`` (AUTH), ``Dialog`` (every other event), ``SMTP`` (what subclasses see).
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any, ClassVar
 
 from postbus import telemetry
 from postbus.server.connection import UPGRADE
-from postbus.server.content import Content, add_defects
+from postbus.server.content import add_defects
 from postbus.server.envelope import Envelope
 from postbus.server.hooks import MISSING, Hook, Misanswered, ehlo_reply
+from postbus.server.identification import Identification
 from postbus.server.outcome import Answer, Outcome, Pending, blamed
 from postbus.server.plan import Plan, key_of
 from postbus.server.session import Session, tls_of
@@ -46,7 +47,7 @@ INSECURE = Reply(554, "Command refused due to lack of security", "5.7.0")  # RFC
 TOO_MANY_MESSAGES = Reply(421, "Too many messages in one session", "4.7.0")
 
 
-class Dialog(Content):
+class Dialog(Identification):
     """The events of one session, and what is done about them. Attributes without a word here are ``SMTP``'s parameters."""
 
     __slots__ = (
@@ -100,6 +101,7 @@ class Dialog(Content):
         if implicit:
             return self._greet(tls=True)
         self.engine.tls_started()
+        self._offer_external()
         self._set_rset_state()
         hook = self._plan.hooks.starttls
         return None if hook is None else self._ask("STARTTLS", hook, self._tls_judged, None)
@@ -132,11 +134,19 @@ class Dialog(Content):
         self._set_rset_state()
         self.engine = Engine(plan.offer, lmtp=self.lmtp, limits=plan.limits, raw_verbs=plan.raw_verbs, tls=tls)
         self._greeted = True
+        self._offer_external()
         hook = plan.hooks.connect
         if hook is not None:
             return self._ask("CONNECT", hook, self._connected, None)
         self.engine.open(plan.banner)
         return None
+
+    def _offer_external(self) -> None:
+        """Offer EXTERNAL to who has shown a certificate, where it is wanted."""
+        offer, session = self._plan.external_offer, self.session
+        assert session is not None
+        if offer is not None and session.tls is not None and session.tls.client_cert_subject is not None:
+            self.engine.offer = offer
 
     def _connected(self, _event: None, result: Any) -> Outcome:
         """``handle_CONNECT`` said nothing (greet as usual), or words of its own: 220 to greet, 4xx or 5xx to turn the peer away."""
@@ -160,6 +170,7 @@ class Dialog(Content):
             peer=str(session.peer[0] if isinstance(session.peer, tuple) else session.peer),
             helo=session.host_name,
             tls=None if session.tls is None else session.tls.version,
+            auth=session.auth_mechanism,
             accepted=self.messages_accepted,
             refused=self.messages_refused,
             recipients=self.recipients,
@@ -222,6 +233,7 @@ class Dialog(Content):
             else:
                 self.mail_at = None
                 session.host_name = session.host_name or event.hostname
+                self.engine.authenticated = self.engine.authenticated or bool(session.authenticated)  # a hook may know the peer
             return reply
 
         if hooks.ehlo_has_responses and session.extended_smtp:
@@ -424,7 +436,7 @@ class Dialog(Content):
         self._set_post_data_state()
 
     acts: ClassVar[Mapping[type[Any], Callable[[Any, Any], Outcome]]] = {
-        **Content.acts,
+        **Identification.acts,
         Helo: _on_helo,
         Mail: _on_mail,
         Rcpt: _on_rcpt,

@@ -41,6 +41,7 @@ class Terms:
         limits: of the engine.
         offer: fields of ``smtp.terms.Offer`` that the listener decides.
         spill_folder: where content beyond *spill_threshold_octets* goes; None: it stays in memory.
+        auth_failure_delay_s: before the answer to a failed AUTH, times the number of failures so far.
         gate: asked before each banner; a reply refuses the connection.
         size_octets: asked for the largest message taken now, at each connection.
     """
@@ -55,6 +56,7 @@ class Terms:
     implicit_tls: bool = False
     spill_folder: Path | None = None
     spill_threshold_octets: int = 256 * 1024
+    auth_failure_delay_s: float = 2.0
     gate: Callable[[], Reply | None] | None = None
     size_octets: Callable[[], int | None] | None = None
 

@@ -241,24 +241,27 @@ def _lookup(verb: str, event: type[Vrfy | Expn]) -> Parser:
 
 
 _NAME = replies.BAD_HOSTNAME
-_FIRST: Mapping[str, bool] = {"before_tls": True, "before_auth": True}
 
 # Allowances: SIZE 26 (RFC 1870), BODY 17 (RFC 6152), SMTPUTF8 10 (RFC 6531), AUTH= 500 (RFC 4954), ENVID of 100 and RET 128,
 # ORCPT of 500 and NOTIFY 540 (RFC 3461 s4 bounds the values).
 VERBS: Mapping[str, Verb] = {
     "HELO": Verb("HELO hostname", _greeting("HELO"), lmtp=False, malformed=_NAME, ends_group=True, before_auth=True, junk=True),
-    "EHLO": Verb("EHLO hostname", _greeting("EHLO"), lmtp=False, malformed=_NAME, ends_group=True, **_FIRST, junk=True),
-    "LHLO": Verb("LHLO hostname", _greeting("LHLO"), smtp=False, malformed=_NAME, ends_group=True, **_FIRST, junk=True),
+    "EHLO": Verb(
+        "EHLO hostname", _greeting("EHLO"), lmtp=False, malformed=_NAME, ends_group=True, before_tls=True, before_auth=True, junk=True
+    ),
+    "LHLO": Verb(
+        "LHLO hostname", _greeting("LHLO"), smtp=False, malformed=_NAME, ends_group=True, before_tls=True, before_auth=True, junk=True
+    ),
     "MAIL": Verb("MAIL FROM:<address>", _mail, " [SP parameters]", allowance_octets=681, malformed=replies.BAD_SENDER),
     "RCPT": Verb("RCPT TO:<address>", _rcpt, " [SP parameters]", allowance_octets=540, malformed=replies.BAD_RECIPIENT),
     "DATA": Verb("DATA", _bare("DATA", DataStart), ends_group=True),
     "RSET": Verb("RSET", _bare("RSET", Rset), before_auth=True, junk=True),
-    "NOOP": Verb("NOOP [text]", _noop, ends_group=True, **_FIRST, junk=True),
-    "QUIT": Verb("QUIT", _bare("QUIT", Quit), ends_group=True, **_FIRST),
+    "NOOP": Verb("NOOP [text]", _noop, ends_group=True, before_tls=True, before_auth=True, junk=True),
+    "QUIT": Verb("QUIT", _bare("QUIT", Quit), ends_group=True, before_tls=True, before_auth=True),
     "VRFY": Verb("VRFY address", _lookup("VRFY", Vrfy), " [SP SMTPUTF8]", ends_group=True, junk=True),
     "EXPN": Verb("EXPN list", _lookup("EXPN", Expn), " [SP SMTPUTF8]", ends_group=True, junk=True),
     "HELP": Verb("HELP [verb]", _help, junk=True),
-    "STARTTLS": Verb("STARTTLS", _starttls, ends_group=True, **_FIRST, junk=True),
+    "STARTTLS": Verb("STARTTLS", _starttls, ends_group=True, before_tls=True, before_auth=True, junk=True),
     "AUTH": Verb(
         "AUTH mechanism [initial-response]",
         exchange.parse,
