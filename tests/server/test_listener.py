@@ -157,7 +157,9 @@ def test_limits_of_a_session(handler: type[Box], run: Run) -> None:
         async with listening(handler(), settings(limits=LimitSettings(session_max_octets=600_000))) as listener, Wire.to(listener) as wire:
             await wire.begin()
             wire.send(("x" * 998 + "\r\n") * 2000)
+            assert await sent(wire) == "250 2.0.0 OK"
             assert (await wire.reply()).startswith("421 4.7.0")
+            assert await wire.rest() == ""
 
     run(scenario())
 

@@ -610,3 +610,23 @@ def test_data_is_refused_by_a_hook() -> None:
     engine.answer(LATER)
     assert engine.state is State.RECIPIENTS
     assert not engine.in_content
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        pytest.param([b"MAIL\r\n"] * 3, 1, id="an error too many"),
+        pytest.param([b"MAIL\r\n"] * 2, 0, id="errors as usual"),
+        pytest.param([b"NOOP\r\n"] * 4, 3, id="junk, EHLO included"),
+        pytest.param([b"XX\r\n"] * 3, 1, id="unknown verbs are errors"),
+        pytest.param([b"MAIL\r\n"] * 9, 2, id="no nuisance is counted for a last word"),
+    ],
+)
+def test_nuisances_are_what_goes_beyond_the_usual(said: list[bytes], expected: int) -> None:
+    """A shell answers slower for each; the engine's answers are the same."""
+    driver = Driver(OFFER, limits=Limits(errors_slow=2, junk_slow=2, errors=4))
+    driver.feed(b"EHLO x\r\n")
+    before = driver.engine.nuisances
+    for line in said:
+        driver.feed(line)
+    assert expected == driver.engine.nuisances - before

@@ -123,7 +123,7 @@ LIVE = tuple(
         r"telemetry\.(log_level|log_format|log_addresses)",
         r"sidecar\.loop_lag_max_s",
         r"listeners\.\w+\.(hostname|ident|smtputf8|stray|strict_pipelining|lenient_paths|announce|spill_threshold_octets)(\[.*)?",
-        r"listeners\.\w+\.(limits|timeouts)\..*",
+        r"listeners\.\w+\.(limits|timeouts|clients)\..*",
         r"listeners\.\w+\.tls\.(certificate|key|client_ca)",
     )
 )

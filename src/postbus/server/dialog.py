@@ -7,19 +7,19 @@ A server class has six floors, each a class that derives from the one below: ``C
 from __future__ import annotations
 
 import asyncio
-import inspect
 import ssl
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from postbus import telemetry
+from postbus.server import limits
 from postbus.server.connection import UPGRADE
 from postbus.server.content import add_defects
-from postbus.server.envelope import Envelope
 from postbus.server.hooks import MISSING, Hook, Misanswered, ehlo_reply
 from postbus.server.identification import Identification
-from postbus.server.outcome import Answer, Outcome, Pending, blamed
+from postbus.server.outcome import Answer, Outcome, Pending
 from postbus.server.plan import Plan, key_of
 from postbus.server.session import Session, tls_of
 from postbus.smtp import replies
@@ -40,11 +40,11 @@ from postbus.smtp.events import (
     Vrfy,
 )
 from postbus.smtp.replies import Reply
+from postbus.smtp.states import State
 
 NULL_SENDER = "<>"  # what aiosmtpd's handlers see for the null reverse-path
 
 INSECURE = Reply(554, "Command refused due to lack of security", "5.7.0")  # RFC 3207 s4.1
-TOO_MANY_MESSAGES = Reply(421, "Too many messages in one session", "4.7.0")
 
 
 class Dialog(Identification):
@@ -60,6 +60,7 @@ class Dialog(Identification):
         "_partial",
         "_pushed",
         "_raw",
+        "_refusals",
         "_said",
         "data_size_limit",
         "hostname",
@@ -80,6 +81,7 @@ class Dialog(Identification):
     _began_at: float
     _greeted: bool
     _raw: bool
+    _refusals: int
     _answered: bool
     _pushed: Reply | None
     _said: list[Reply] | None
@@ -119,7 +121,7 @@ class Dialog(Identification):
         if old is None:
             self._began_at = self.loop.time()
         session.id = self.roster.new_id() if old is None else old.id
-        session.peer = transport.get_extra_info("peername") if old is None else old.peer
+        session.peer = self.peername if old is None else old.peer
         session.listener = terms.name
         session.lmtp = self.lmtp
         session.find_local = transport.get_extra_info
@@ -132,21 +134,38 @@ class Dialog(Identification):
             plan = roster.plan = Plan(self, roster)
         self._plan = plan
         self._set_rset_state()
-        self.engine = Engine(plan.offer, lmtp=self.lmtp, limits=plan.limits, raw_verbs=plan.raw_verbs, tls=tls)
+        offer = plan.offer
+        if self.session is not None and self.session.peer in roster.terms.pipelining_exempt:
+            offer = replace(offer, strict_pipelining=False)
+        self.engine = Engine(offer, lmtp=self.lmtp, limits=plan.limits, raw_verbs=plan.raw_verbs, tls=tls)
         self._greeted = True
         self._offer_external()
-        hook = plan.hooks.connect
+        delay_s = roster.terms.timeouts.greet_delay_s
+        if delay_s and self.client is not None:
+            self.hold(delay_s)
+            return None
+        return self.welcome()
+
+    def welcome(self) -> Outcome:
+        """Ask ``handle_CONNECT``, and greet."""
+        hook = self._plan.hooks.connect
         if hook is not None:
             return self._ask("CONNECT", hook, self._connected, None)
-        self.engine.open(plan.banner)
+        self._open(self._plan.banner)
         return None
 
     def _offer_external(self) -> None:
         """Offer EXTERNAL to who has shown a certificate, where it is wanted."""
-        offer, session = self._plan.external_offer, self.session
-        assert session is not None
-        if offer is not None and session.tls is not None and session.tls.client_cert_subject is not None:
-            self.engine.offer = offer
+        session = self.session
+        if self._plan.external and session is not None and session.tls is not None and session.tls.client_cert_subject is not None:
+            offer = self.engine.offer
+            self.engine.offer = replace(offer, auth=tuple(sorted({*offer.auth, "EXTERNAL"})))
+
+    def _open(self, banner: Reply) -> None:
+        """Say *banner*, unless the peer has talked before it."""
+        self.engine.open(banner)
+        if self.engine.state is State.CLOSED and banner.code < 400:
+            self.limited(limits.EARLY)
 
     def _connected(self, _event: None, result: Any) -> Outcome:
         """``handle_CONNECT`` said nothing (greet as usual), or words of its own: 220 to greet, 4xx or 5xx to turn the peer away."""
@@ -154,7 +173,7 @@ class Dialog(Identification):
         if result is not None and result is not MISSING:
             text = result if isinstance(result, str) else ""
             banner = Reply.parse(text) if text[:3] == "220" else self._verdict("CONNECT", result)
-        self.engine.open(banner)
+        self._open(banner)
         return None
 
     def ended(self, error: Exception | None) -> None:
@@ -177,28 +196,12 @@ class Dialog(Identification):
             octets=self.octets,
             duration_s=self.loop.time() - self._began_at,
             outcome=self.reason,
+            limit=self.limit or None,
         )
         hook = self._plan.hooks.disconnect if self._greeted else None
         if hook is not None:
             envelope = self.envelope if self.envelope is not None and self.envelope.mail_from is not None else None
-            self._say_goodbye(hook, session, envelope)
-
-    def _say_goodbye(self, hook: Hook, session: Session, envelope: Envelope | None) -> None:
-        """Call ``handle_DISCONNECT``; nobody waits for it."""
-        try:
-            result = hook(self, session, envelope, self.reason)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a handler's
-            self._log_fault("DISCONNECT", blamed(error))
-            return
-        if inspect.isawaitable(result):
-
-            async def finish() -> None:
-                try:
-                    await result
-                except Exception as error:  # noqa: BLE001 - a handler's
-                    self._log_fault("DISCONNECT", error)
-
-            self.roster.spawn(finish())
+            self._tell("DISCONNECT", hook, session, envelope, self.reason)
 
     def tls_failed(self, error: Exception | None) -> None:
         """Count the handshake that failed."""
@@ -268,7 +271,12 @@ class Dialog(Identification):
     def _on_mail(self, event: Mail) -> Outcome:
         if 0 < self.roster.terms.messages_max <= self.messages_accepted + self.messages_refused:
             self.reason = "limit"
-            return TOO_MANY_MESSAGES
+            return self._over(limits.TOO_MANY_MESSAGES)
+        client = self.client
+        if client is not None:
+            refusal = self.roster.clients.take_message(client, self.roster.sweep.now)
+            if refusal is not None:
+                return self._over(refusal)
         envelope = self.envelope
         assert envelope is not None
         address = event.address or NULL_SENDER
@@ -300,7 +308,21 @@ class Dialog(Identification):
             envelope.mail_options = _options(event)
         return reply
 
+    def _over(self, refusal: Reply) -> Reply:
+        """Return what a peer over a limit is told: *refusal*, or once it has asked in vain too often, the last word."""
+        self._refusals += 1
+        if self._refusals > self.roster.terms.limits.errors:
+            self.reason = "limit"
+            refusal = limits.TOO_PERSISTENT
+        self._tell_refused(refusal)
+        return refusal
+
     def _on_rcpt(self, event: Rcpt) -> Outcome:
+        client = self.client
+        if client is not None:
+            refusal = self.roster.clients.take_recipient(client, self.roster.sweep.now)
+            if refusal is not None:
+                return self._over(refusal)
         envelope = self.envelope
         assert envelope is not None
         options = _options(event) if event.parameters else []
@@ -386,7 +408,7 @@ class Dialog(Identification):
         return replies.START_TLS
 
     def _on_refused(self, event: Refused) -> Outcome:
-        telemetry.command_rejected(listener=self.roster.terms.name, code=event.reply.code)
+        self._tell_refused(event.reply)
         return None
 
     # --- raw verbs

@@ -17,9 +17,11 @@ from typing import Any
 from postbus import telemetry
 from postbus.server import users
 from postbus.server.auth import AuthenticatorType
+from postbus.server.clients import Client
 from postbus.server.hooks import Hooks
 from postbus.server.lmtp import LMTP
-from postbus.server.roster import Roster, Terms
+from postbus.server.networks import networks_of
+from postbus.server.roster import Gate, Roster, Terms
 from postbus.server.settings import ListenerSettings, TimeoutSettings, TlsSettings, address_of
 from postbus.server.smtp import SMTP
 from postbus.server.timers import Timeouts
@@ -53,7 +55,7 @@ class Listener:
         spill_folder: Path | None = None,
         smtp_class: type[SMTP] | None = None,
         factory: Factory | None = None,
-        gate: Callable[[], Reply | None] | None = None,
+        gate: Gate | None = None,
         size_octets: Callable[[], int | None] | None = None,
         tls_context: ssl.SSLContext | None = None,
         authenticator: AuthenticatorType | None = None,
@@ -69,7 +71,7 @@ class Listener:
             spill_folder: where large content goes, on the file system of whoever takes the files; None: it stays in memory.
             smtp_class: ``SMTP``, ``LMTP`` or a subclass; None: as ``settings.protocol`` says.
             factory: makes the protocol of each connection, instead of *smtp_class* and *handler*.
-            gate: asked before each banner; a reply (421) turns the connection away.
+            gate: asked before each banner; a reply (421) turns the connection away; ``Refusal`` also says why, in one word.
             size_octets: asked for the largest message taken now; the smaller of it and the settings' is announced.
             tls_context: instead of the certificate of the settings.
             authenticator: instead of the user file of the settings.
@@ -99,7 +101,7 @@ class Listener:
         self._accepting: asyncio.Task[None] | None = None
         self._accepts_from: socket.socket | None = None
         self._handshakes: set[asyncio.Task[None]] = set()
-        self._stop_watching: Callable[[], None] | None = None
+        self._watches: list[Callable[[], None]] = []
 
     @property
     def sessions(self) -> int:
@@ -140,7 +142,10 @@ class Listener:
         else:
             await self._bind_port(loop, *address)
         roster = self.roster
-        self._stop_watching = telemetry.watch("postbus_sessions_open", lambda: {(self.name,): len(roster.connections)})
+        self._watches = [
+            telemetry.watch("postbus_sessions_open", lambda: {(self.name,): len(roster.connections)}),
+            telemetry.watch("postbus_clients_known", lambda: {(self.name,): len(roster.clients)}),
+        ]
 
     async def drain(self, deadline_s: float) -> bool:
         """Stop accepting; idle sessions get 421 now, the others once their message has its reply; return whether *deadline_s* was enough.
@@ -179,9 +184,8 @@ class Listener:
 
     async def _closed(self) -> None:
         self._passwords.close()
-        if self._stop_watching is not None:
-            self._stop_watching()
-            self._stop_watching = None
+        while self._watches:
+            self._watches.pop()()
         accepting, self._accepting = self._accepting, None
         await asyncio.gather(*([accepting] if accepting is not None else []), *self._handshakes, return_exceptions=True)
         server, self._server = self._server, None
@@ -232,8 +236,7 @@ class Listener:
         self.settings = settings.model_copy(update=bound)
         self.admit_users(known)
         if self.roster is not None:
-            self.roster.terms = self._terms()
-            self.roster.plan = None  # it was made from the old terms
+            self.roster.grant(self._terms())
 
     # --- inside
 
@@ -251,6 +254,8 @@ class Listener:
                 junk=limits.junk_max,
                 unknown=limits.unknown_max,
                 auth_failures=settings.auth.failures_max,
+                errors_slow=limits.errors_slow,
+                junk_slow=limits.junk_slow,
                 text_line_octets=limits.line_max_octets,
             ),
             timeouts=timeouts_of(settings.timeouts),
@@ -266,6 +271,8 @@ class Listener:
             spill_folder=self._spill_folder,
             spill_threshold_octets=settings.spill_threshold_octets,
             gate=self._gate,
+            clients=settings.clients,
+            pipelining_exempt=networks_of(settings.clients.pipelining_exempt),
             size_octets=self._size_octets,
         )
 
@@ -283,8 +290,8 @@ class Listener:
             "auth_required": auth.required,
         }
 
-    def _make(self) -> SMTP:
-        """Return the protocol of one new connection."""
+    def _make(self, client: Client | None = None) -> SMTP:
+        """Return the protocol of one new connection; *client*: whom it has been counted for."""
         assert self.roster is not None
         if self._factory is not None:
             server = self._factory()
@@ -302,6 +309,7 @@ class Listener:
                 **self._auth_parameters,
             )
         server.join(self.roster)
+        server.client = client
         return server
 
     async def _bind_port(self, loop: asyncio.AbstractEventLoop, host: str, port: int) -> None:
@@ -341,36 +349,51 @@ class Listener:
             while True:
                 await asyncio.sleep(0)  # sock_accept does not yield while somebody waits, and a flood of them would have the loop
                 try:
-                    peer, _ = await loop.sock_accept(bound)
+                    peer, address = await loop.sock_accept(bound)
                 except OSError as error:
                     telemetry.accept_failed(listener=self.name, error=str(error))
                     await asyncio.sleep(ACCEPT_PAUSE_S)
                     continue
                 assert self.roster is not None
-                if self.roster.turn_away(len(self._handshakes)) is not None:
+                client: Client | Reply | None = self.roster.turn_away(len(self._handshakes), address) or self.roster.meet(address)
+                if isinstance(client, Reply):
                     peer.close()  # a 421 would have to be said inside TLS
                     continue
-                task = loop.create_task(self._shake_hands(loop, peer))
+                task = loop.create_task(self._shake_hands(loop, peer, client))
                 self._handshakes.add(task)
                 task.add_done_callback(self._handshakes.discard)
 
-    async def _shake_hands(self, loop: asyncio.AbstractEventLoop, peer: socket.socket) -> None:
-        """Begin TLS with *peer*; the protocol gets to know it when that is done."""
-        assert self.roster is not None
+    async def _shake_hands(self, loop: asyncio.AbstractEventLoop, peer: socket.socket, client: Client | None) -> None:
+        """Begin TLS with *peer*, counted for *client*; the protocol gets to know it when that is done."""
+        roster = self.roster
+        assert roster is not None
         who: Any = ""
+        server: SMTP | None = None
+
+        def make() -> SMTP:
+            nonlocal server
+            server = self._make(client)
+            return server
+
         try:
             who = peer.getpeername()
             await loop.connect_accepted_socket(
-                self._make,
+                make,
                 peer,
                 ssl=self._tls_context,
-                ssl_handshake_timeout=self.roster.terms.timeouts.handshake_s,
+                ssl_handshake_timeout=roster.terms.timeouts.handshake_s,
                 ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_S,
             )
         except (OSError, TimeoutError) as error:
             peer.close()
             why = getattr(error, "reason", None) or type(error).__name__
             telemetry.tls_failed(listener=self.name, peer=str(who[0] if isinstance(who, tuple) else who), error=str(why))
+        finally:
+            if server is None:
+                if client is not None:
+                    roster.part(client)
+            elif server.transport is None and not server.finished:  # the handshake was the end of it
+                roster.leave(server)
 
 
 def bind_path(path: Path, mode: int) -> socket.socket:
@@ -423,6 +446,8 @@ def timeouts_of(settings: TimeoutSettings) -> Timeouts:
         transaction_s=settings.transaction_timeout_s,
         session_s=settings.session_timeout_s,
         answer_s=settings.answer_timeout_s,
+        greet_delay_s=settings.greet_delay_s,
+        error_delay_s=settings.error_delay_s,
     )
 
 

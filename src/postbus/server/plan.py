@@ -55,7 +55,7 @@ class Plan:
         offer: for connections as they begin.
         banner: greeting of the usual kind.
         limits: of the engine; the class' own bounds included.
-        external_offer: the same with EXTERNAL, for who has shown a certificate; None where that is not wanted.
+        external: who has shown a certificate is offered EXTERNAL too.
         mechanisms: of AUTH, by name: whose method it is (``server`` or ``handler``), and its name.
         pushes, checks_helo, checks_auth: ``push``, ``check_helo_needed`` or ``check_auth_needed`` is overridden: every verb is raw, to go
             through it.
@@ -64,7 +64,7 @@ class Plan:
     """
 
     __slots__ = (
-        "banner", "checks_auth", "checks_helo", "counts", "explains", "external_offer", "hooks", "key", "limits", "mechanisms", "methods",
+        "banner", "checks_auth", "checks_helo", "counts", "explains", "external", "hooks", "key", "limits", "mechanisms", "methods",
         "offer", "pushes", "raw_verbs",
     )  # fmt: skip
 
@@ -89,8 +89,8 @@ class Plan:
         }
         offer = offer_of(server, roster, mechanisms_of(server, self))
         without = tuple(mechanism for mechanism in offer.auth if mechanism != "EXTERNAL")
-        self.external_offer = offer if without != offer.auth and self.mechanisms["EXTERNAL"] == ("server", "auth_EXTERNAL") else None
-        self.offer = offer if self.external_offer is None else replace(offer, auth=without)
+        self.external = without != offer.auth and self.mechanisms["EXTERNAL"] == ("server", "auth_EXTERNAL")
+        self.offer = replace(offer, auth=without) if self.external else offer
         self.limits = limits_of(server, roster.terms.limits)
         self.banner = Reply(220, banner_text(server))
 
@@ -107,7 +107,9 @@ class Plan:
         return found
 
 
-STOCK_MODULES = frozenset(f"postbus.server.{name}" for name in ("asking", "content", "identification", "dialog", "smtp", "lmtp"))
+STOCK_MODULES = frozenset(
+    f"postbus.server.{name}" for name in ("asking", "streaming", "content", "identification", "dialog", "smtp", "lmtp")
+)
 
 
 def is_stock(smtp_class: type, name: str) -> bool:

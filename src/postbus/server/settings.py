@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from postbus.server.auth_settings import AuthSettings
+from postbus.server.client_settings import ClientSettings
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -105,9 +106,20 @@ class LimitSettings(BaseModel):
     junk_max: int = Field(
         default=100, ge=1, description="Commands without mail between them (NOOP, RSET, VRFY, EHLO) before 421 4.7.0 (Postfix: 100)."
     )
+    errors_slow: int = Field(
+        default=10,
+        ge=0,
+        description="From so many refused commands on, answers get slower, by `timeouts.error_delay_s` each (Postfix: 10).",
+    )
+    junk_slow: int = Field(default=50, ge=0, description="From so many commands without mail between them on, answers get slower too.")
     unknown_max: int = Field(default=5, ge=1, description="Unknown commands in a session before 421 4.7.0.")
     messages_max: int = Field(default=0, ge=0, description="Messages per session, then 421 4.7.0; 0: no limit.")
-    session_max_octets: int = Field(default=0, ge=0, description="Octets received in one session, then 421 4.7.0; 0: no limit.")
+    session_max_octets: int = Field(
+        default=1024 * MIB,
+        ge=0,
+        description="Octets received in one session; once they are exceeded, 421 4.7.0 after the message in transfer, which gets its true "
+        "answer. 0: no limit.",
+    )
 
 
 class TimeoutSettings(BaseModel):
@@ -125,6 +137,16 @@ class TimeoutSettings(BaseModel):
     data_rate_min_octets_s: int = Field(default=500, ge=1, description="Minimum rate of content (Postfix smtpd_min_data_rate: 500).")
     transaction_timeout_s: float = Field(default=3600.0, gt=0, description="From MAIL to the end of its message.")
     session_timeout_s: float = Field(default=7200.0, gt=0, description="A whole session.")
+    greet_delay_s: float = Field(
+        default=0.0,
+        ge=0,
+        le=60,
+        description="The banner waits so long, and up to a second, for clients that talk before it (554 5.5.0); 0: it does not wait. "
+        "Networks in `clients.exempt` are spared.",
+    )
+    error_delay_s: float = Field(
+        default=1.0, ge=0, le=60, description="How much slower answers get, once there were `limits.errors_slow` errors; 0: no slower."
+    )
     answer_timeout_s: float = Field(
         default=30.0, gt=0, description="Our own answer to a command or message; then 451. Keep it below the drain deadline."
     )
@@ -163,4 +185,5 @@ class ListenerSettings(BaseModel):
     tls: TlsSettings = Field(default=TlsSettings(mode="none"), description="Certificate, key and mode.")
     auth: AuthSettings = Field(default=AuthSettings(), description="Who may authenticate (RFC 4954), and who has to.")
     limits: LimitSettings = Field(default=LimitSettings(), description="How much is taken.")
+    clients: ClientSettings = Field(default=ClientSettings(), description="How much one client network may ask for.")
     timeouts: TimeoutSettings = Field(default=TimeoutSettings(), description="How long is waited.")

@@ -72,11 +72,13 @@ class Engine:
         tls: TLS is active; smtputf8: the open transaction's MAIL said SMTPUTF8.
         authenticated: AUTH has succeeded; to be set by a shell that knows it otherwise.
         errors: refusals since the last accepted message; accepted_recipients: in the open transaction.
+        nuisances: errors and commands without mail, beyond what is usual, in the whole session: a shell that finds more than before
+            answers slower.
     """
 
     __slots__ = ("_auth_failures", "_body", "_ended", "_faulted", "_junk", "_limits", "_lines", "_lmtp", "_out", "_owed", "_plain_octets",
                  "_raw_verbs", "_rows", "_signal", "_state", "_surplus", "_table", "_unknown",
-                 "accepted_recipients", "authenticated", "errors", "esmtp", "helo", "offer", "smtputf8", "tls")  # fmt: skip
+                 "accepted_recipients", "authenticated", "errors", "esmtp", "helo", "nuisances", "offer", "smtputf8", "tls")  # fmt: skip
 
     def __init__(
         self,
@@ -93,7 +95,7 @@ class Engine:
         self.esmtp = False
         self.authenticated = False
         self.smtputf8 = False
-        self.errors = 0
+        self.errors = self.nuisances = 0
         self.accepted_recipients = 0
         self._limits = limits or _DEFAULT_LIMITS
         self._lmtp = lmtp
@@ -355,6 +357,7 @@ class Engine:
             self._junk += 1
             if self._junk > self._limits.junk:
                 return replies.TOO_MUCH_JUNK
+            self.nuisances += self._junk > self._limits.junk_slow
         return None
 
     def _unknown_verb(self, verb: str) -> Refused:
@@ -375,7 +378,7 @@ class Engine:
         if not isinstance(judged, Reply):
             self._owed = event = AuthResponse(judged)
             return event
-        self.errors += 1
+        self._err()
         self._enter(State.GREETED)
         self._send(judged)
         return AuthResponse(b"", judged)
@@ -464,7 +467,7 @@ class Engine:
 
     def _failed(self, verb: str, reply: Reply) -> Reply:
         """Count a refusal of the shell's; return *reply*, or what the last failure of AUTH is told instead."""
-        self.errors += 1
+        self._err()
         if verb not in _IDENTIFYING:
             return reply
         self._auth_failures += 1
@@ -493,7 +496,7 @@ class Engine:
     def _refuse(self, verb: str, reply: Reply) -> Refused:
         """Answer a bad command; 452 for a surplus recipient is an error only when there are very many."""
         if reply.code >= 500 or self._surplus > self._limits.recipients_overshoot:
-            self.errors += 1
+            self._err()
         self._send(reply)
         return Refused(verb[:_VERB_MAX_OCTETS], reply)
 
@@ -501,6 +504,11 @@ class Engine:
         self._out += reply.wire
         if reply.close:
             self._enter(State.CLOSED)
+
+    def _err(self) -> None:
+        """Count an error."""
+        self.errors += 1
+        self.nuisances += self.errors > self._limits.errors_slow
 
     def _forgive(self) -> None:
         """Forget past errors: a peer that delivers mail is no nuisance, and a busy relay makes some in a long session."""

@@ -58,6 +58,8 @@ class Limits:
         recipients_overshoot: RCPTs past that limit which are no errors yet, as in Postfix: a sender may have pipelined them.
         errors: refused commands (not 4xx of ours) without a message accepted in between; Postfix's hard limit is 20.
         junk: NOOP, RSET, VRFY, EHLO and the like without a message accepted in between; Postfix has 100.
+        errors_slow, junk_slow: beyond so many errors, or so much junk, each is a nuisance, to be answered slower
+            (``Engine.nuisances``); Postfix has 10 for errors.
         auth_failures: AUTH commands answered 5xx in the whole session; the last of them gets 421 instead. chasquid takes 3.
         unknown: unknown verbs; chasquid takes 3, Postfix 20.
         backlog_octets: received while an answer is owed; a shell that stops reading at ``Engine.backlogged`` never meets it.
@@ -72,6 +74,8 @@ class Limits:
     recipients_overshoot: int = 1000
     errors: int = 20
     junk: int = 100
+    errors_slow: int = 10
+    junk_slow: int = 50
     unknown: int = 5
     auth_failures: int = 3
     backlog_octets: int = 1_048_576
