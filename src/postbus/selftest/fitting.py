@@ -111,7 +111,8 @@ def unfit(row: Row, known: Known, names: Names) -> str:
 def about_plain(row: Row) -> bool:
     """Return whether *row* means something in plain text only: STARTTLS, a ClientHello, octets before the banner, AUTH in want of TLS."""
     sent = said(row)
-    return b"STARTTLS" in sent or b"\x16\x03" in sent or row.early or "require_tls" in row.server or bool(row.server.get("auth_tls"))
+    wanting = any(row.server.get(setting) for setting in ("auth_tls", "requiretls"))
+    return b"STARTTLS" in sent or b"\x16\x03" in sent or row.early or wanting or "require_tls" in row.server
 
 
 def said(row: Row) -> bytes:

@@ -21,6 +21,7 @@ from postbus.server.clients import Client
 from postbus.server.hooks import Hooks
 from postbus.server.lmtp import LMTP
 from postbus.server.networks import networks_of
+from postbus.server.parameter_settings import keywords
 from postbus.server.roster import Gate, Roster, Terms
 from postbus.server.settings import ListenerSettings, TimeoutSettings, TlsSettings, address_of
 from postbus.server.smtp import SMTP
@@ -57,6 +58,8 @@ class Listener:
         factory: Factory | None = None,
         gate: Gate | None = None,
         size_octets: Callable[[], int | None] | None = None,
+        requiretls: Callable[[], bool] | None = None,
+        load: Callable[[], float] | None = None,
         tls_context: ssl.SSLContext | None = None,
         authenticator: AuthenticatorType | None = None,
         sweep_interval_s: float = 1.0,
@@ -73,6 +76,8 @@ class Listener:
             factory: makes the protocol of each connection, instead of *smtp_class* and *handler*.
             gate: asked before each banner; a reply (421) turns the connection away; ``Refusal`` also says why, in one word.
             size_octets: asked for the largest message taken now; the smaller of it and the settings' is announced.
+            requiretls: asked whether what is taken travels on by TLS alone now, so that REQUIRETLS may be offered; None: it does not.
+            load: asked how near we are to taking nothing more, 0 to 1; the limits told at EHLO follow from it.
             tls_context: instead of the certificate of the settings.
             authenticator: instead of the user file of the settings.
             sweep_interval_s: how often deadlines are looked at.
@@ -90,6 +95,8 @@ class Listener:
         self._spill_folder = spill_folder
         self._gate = gate
         self._size_octets = size_octets
+        self._requiretls = requiretls
+        self._load = load
         self._tls_context = tls_context
         self._passwords = Passwords(None)
         self._authenticator = authenticator
@@ -246,10 +253,11 @@ class Listener:
         return Terms(
             name=self.name,
             connections_max=connections_within(limits.connections_max, resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
-            messages_max=limits.messages_max,
             session_max_octets=limits.session_max_octets,
             limits=Limits(
+                mails=limits.messages_max,
                 recipients=limits.recipients_max,
+                recipient_domains=limits.recipient_domains_max,
                 errors=limits.errors_max,
                 junk=limits.junk_max,
                 unknown=limits.unknown_max,
@@ -263,7 +271,10 @@ class Listener:
                 "stray": settings.stray,
                 "strict_pipelining": settings.strict_pipelining,
                 "lenient_paths": settings.lenient_paths,
-                "keywords": settings.announce,
+                "keywords": keywords(settings.announce, settings.parameters),
+                "limits": True,
+                "deliverby_min_s": settings.parameters.deliverby_min_s if "DELIVERBY" in settings.announce else 0,
+                "unregistered": settings.parameters.unregistered,
                 **({"auth_tls": not settings.auth.allow_plaintext} if self._auth_parameters else {}),
             },
             auth_failure_delay_s=settings.auth.failure_delay_s,
@@ -274,6 +285,8 @@ class Listener:
             clients=settings.clients,
             pipelining_exempt=networks_of(settings.clients.pipelining_exempt),
             size_octets=self._size_octets,
+            requiretls=self._requiretls,
+            load=self._load,
         )
 
     def _authentication(self) -> dict[str, Any]:
