@@ -123,7 +123,9 @@ class _Inbox:
         return responses if said is MISSING else said
 
     def handle_MAIL(self, server: SMTP, session: Session, envelope: Envelope, address: str, mail_options: list[str]) -> Any:
-        del session, envelope, mail_options
+        del envelope, mail_options
+        if self.smtpd.login_needed and not session.authenticated:
+            return "530 5.7.0 Authentication required"
         return self._judge(server, "MAIL", address)
 
     def handle_RCPT(self, server: SMTP, session: Session, envelope: Envelope, address: str, rcpt_options: list[str]) -> Any:
@@ -159,6 +161,7 @@ class Smtpd:
 
     Attributes:
         host, port: where it listens, once started.
+        login_needed: mail is taken from who has logged in, and nobody else.
         messages: what it has taken so far, in order. ``wait`` is what a test of something that sends later needs.
     """
 
@@ -183,6 +186,7 @@ class Smtpd:
             parameters: what ``SMTP`` takes, such as ``data_size_limit=1000`` or ``enable_SMTPUTF8=False``.
         """
         self.host = "127.0.0.1"
+        self.login_needed = users is not None
         self.messages: list[Received] = []
         self._changed = threading.Condition()
         self._rules: list[_Rule] = []
@@ -331,9 +335,10 @@ class _Serving(Controller):
 
 
 def _authentication(users: Mapping[str, str]) -> dict[str, Any]:
-    """Return the parameters of a server where *users*, name to password, have to log in."""
+    """Return the parameters of a server where *users*, name to password, can log in, without TLS too."""
+
     def authenticate(_server: Any, _session: Any, _envelope: Any, _mechanism: str, said: LoginPassword) -> AuthResult:
         known = users.get(said.login.decode("utf-8", "replace"))
         return AuthResult(success=known is not None and known.encode() == said.password, handled=False, auth_data=said)
 
-    return {"authenticator": authenticate, "auth_required": True, "auth_require_tls": False}
+    return {"authenticator": authenticate, "auth_require_tls": False}
