@@ -7,7 +7,6 @@ A server class has five floors, each a class that derives from the one below: ``
 from __future__ import annotations
 
 import asyncio
-import inspect
 import ssl
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -18,9 +17,8 @@ from postbus import telemetry
 from postbus.server import limits
 from postbus.server.connection import UPGRADE
 from postbus.server.content import Content, add_defects
-from postbus.server.envelope import Envelope
 from postbus.server.hooks import MISSING, Hook, Misanswered, ehlo_reply
-from postbus.server.outcome import Answer, Outcome, Pending, blamed
+from postbus.server.outcome import Answer, Outcome, Pending
 from postbus.server.plan import Plan, key_of
 from postbus.server.session import Session, tls_of
 from postbus.smtp import replies
@@ -192,24 +190,7 @@ class Dialog(Content):
         hook = self._plan.hooks.disconnect if self._greeted else None
         if hook is not None:
             envelope = self.envelope if self.envelope is not None and self.envelope.mail_from is not None else None
-            self._say_goodbye(hook, session, envelope)
-
-    def _say_goodbye(self, hook: Hook, session: Session, envelope: Envelope | None) -> None:
-        """Call ``handle_DISCONNECT``; nobody waits for it."""
-        try:
-            result = hook(self, session, envelope, self.reason)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a handler's
-            self._log_fault("DISCONNECT", blamed(error))
-            return
-        if inspect.isawaitable(result):
-
-            async def finish() -> None:
-                try:
-                    await result
-                except Exception as error:  # noqa: BLE001 - a handler's
-                    self._log_fault("DISCONNECT", error)
-
-            self.roster.spawn(finish())
+            self._tell("DISCONNECT", hook, session, envelope, self.reason)
 
     def tls_failed(self, error: Exception | None) -> None:
         """Count the handshake that failed."""

@@ -92,7 +92,7 @@ class Plan:
         return found
 
 
-STOCK_MODULES = frozenset(f"postbus.server.{name}" for name in ("asking", "content", "dialog", "smtp", "lmtp"))
+STOCK_MODULES = frozenset(f"postbus.server.{name}" for name in ("asking", "streaming", "content", "dialog", "smtp", "lmtp"))
 
 
 def is_stock(smtp_class: type, name: str) -> bool:
