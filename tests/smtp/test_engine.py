@@ -32,6 +32,7 @@ from postbus.smtp import (
     replies,
 )
 from postbus.smtp.events import Owed
+from postbus.smtp.framing import DISCARD_AFTER_OCTETS
 from tests.smtp.driver import BANNER, OFFER, Driver, Policy, codes, normal, pipelined
 
 NO = Reply(550, "No", "5.7.1")
@@ -283,7 +284,7 @@ def test_a_chunk_is_given_as_it_comes() -> None:
 
 # --- TLS
 
-TLS_OFFER = replace(OFFER, starttls=True)
+TLS_OFFER = replace(OFFER, starttls=True, auth=("PLAIN", "LOGIN"), auth_tls=False)
 
 
 def upgrading(offer: Offer = TLS_OFFER) -> Engine:
@@ -529,7 +530,8 @@ def test_extensions_lengthen_commands() -> None:
 # --- any bytes
 
 FRAGMENTS = b"""EHLO x|HELO x|LHLO x|MAIL FROM:<a@b>|MAIL FROM:<>|MAIL FROM:<\xc3\xbc@b> SMTPUTF8|RCPT TO:<c@d>|RCPT TO:<no@d>|RCPT TO:<c@d|
-DATA|RSET|NOOP|QUIT|VRFY x|EXPN x|HELP|STARTTLS|GET / HTTP/1.1|.|text|..""".replace(b"\n", b"").split(b"|")
+DATA|RSET|NOOP|QUIT|VRFY x|EXPN x|HELP|STARTTLS|GET / HTTP/1.1|.|text|..|
+AUTH PLAIN|AUTH LOGIN dGVzdA==|MTIzNA==|AHRlc3QAMTIzNA==|*""".replace(b"\n", b"").split(b"|")
 ODDMENTS = [
     b"RCPT TO:<" + b"z" * 4200,
     b"\r\n.\r\n",
@@ -548,7 +550,7 @@ ODDMENTS = [
 SAID = st.sampled_from([fragment + b"\r\n" for fragment in FRAGMENTS] + ODDMENTS)
 TALK = st.lists(st.one_of(SAID, st.binary(max_size=20)), max_size=30).map(b"".join)
 LIMITS = Limits(endless_octets=5000, text_line_octets=2000, errors=8, junk=12, unknown=4, recipients=3, recipients_overshoot=1)
-SMALL = replace(OFFER, size_octets=4000)
+SMALL = replace(OFFER, size_octets=4000, auth=("PLAIN", "LOGIN"), auth_tls=False)
 
 
 def outcome(data: bytes, cuts: list[int], *, lmtp: bool, withheld: bool, greeted: bool) -> tuple[object, ...]:
@@ -585,7 +587,7 @@ def test_no_bytes_raise_under_the_shipped_terms(segments: list[bytes], lmtp: boo
     )
     for segment in segments:
         driver.feed(segment)
-        assert len(driver.engine._lines) < 5000
+        assert len(driver.engine._lines) <= DISCARD_AFTER_OCTETS
         assert driver.engine.next_event() in (Signal.NEED_DATA, Signal.CLOSED)
 
 
@@ -608,6 +610,36 @@ def test_data_is_refused_by_a_hook() -> None:
     engine.answer(LATER)
     assert engine.state is State.RECIPIENTS
     assert not engine.in_content
+
+
+@pytest.mark.parametrize("refused", ["MAIL FROM:<a@b>", "MAIL FROM:<a", "MAIL FROM:<a@b> X-FOO"])
+def test_mailmax_counts_every_mail_command(refused: str) -> None:
+    """What LIMITS says is what is enforced: the MAIL after MAILMAX of them, well-formed or not, ends the session (RFC 9422 s4.1)."""
+    driver = Driver(replace(OFFER, limits=True), limits=Limits(mails=2))
+    assert b"250-LIMITS MAILMAX=2 RCPTMAX=1000\r\n" in driver.feed(b"EHLO x\r\n")
+    assert ["250 2.1.0", "250 2.0.0"] == codes(driver.feed(b"MAIL FROM:<a@b>\r\nRSET\r\n"))
+    driver.feed(refused.encode() + b"\r\nRSET\r\n")
+    assert ["421 4.7.0"] == codes(driver.feed(b"MAIL FROM:<a@b>\r\n"))
+    assert driver.closed
+
+
+def test_rcptdomainmax_counts_the_domains_of_a_session() -> None:
+    """One domain too many is 452, in any transaction; those known stay welcome, whatever their case (RFC 9422 s4.3)."""
+    driver = Driver(limits=Limits(recipient_domains=2), policy=Policy(refuses=frozenset({"x@two.test"})))
+    driver.feed(b"EHLO x\r\n")
+    first = driver.feed(b"MAIL FROM:<a@b>\r\nRCPT TO:<x@one.test>\r\nRCPT TO:<x@two.test>\r\nRCPT TO:<x@three.test>\r\nRSET\r\n")
+    assert ["250 2.1.0", "250 2.1.5", "550 5.1.1", "452 4.5.3", "250 2.0.0"] == codes(first)
+    second = driver.feed(b"MAIL FROM:<a@b>\r\nRCPT TO:<Postmaster>\r\nRCPT TO:<y@TWO.test>\r\nRCPT TO:<z@four.test>\r\n")
+    assert ["250 2.1.0", "452 4.5.3", "250 2.1.5", "452 4.5.3"] == codes(second)
+
+
+def test_limits_can_be_granted_anew_at_a_greeting() -> None:
+    """The shell lowers them while it is under pressure; what was said at the greeting is what counts."""
+    driver = Driver(replace(OFFER, limits=True))
+    driver.engine.grant(Limits(mails=1, recipients=1))
+    assert b"LIMITS MAILMAX=1 RCPTMAX=1\r\n" in driver.feed(b"EHLO x\r\n")
+    said = driver.feed(b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nRCPT TO:<e@d>\r\nRSET\r\nMAIL FROM:<a@b>\r\n")
+    assert ["250 2.1.0", "250 2.1.5", "452 4.5.3", "250 2.0.0", "421 4.7.0"] == codes(said)
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def _row(raw: dict[str, Any], prologues: Mapping[str, tuple[Step, ...]]) -> Row:
         section=raw["section"],
         source=raw.get("source", ""),
         protocol=raw["protocol"],
-        server=raw.get("server", {}),
+        server={name: tuple(value) if isinstance(value, list) else value for name, value in raw.get("server", {}).items()},
         prologue=prologues[raw["prologue"]],
         steps=_steps(raw["steps"]),
         accepted=tuple(_octets(content) for content in raw["accepted"]),

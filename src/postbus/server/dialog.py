@@ -1,7 +1,7 @@
 """What each event of the engine leads to: hooks asked, transactions kept, methods called.
 
-A server class has five floors, each a class that derives from the one below: ``Connection`` (bytes and tasks), ``Asking`` (hooks),
-``Content`` (what comes behind DATA), ``Dialog`` (every other event), ``SMTP`` (what subclasses see).
+A server class has six floors, each a class that derives from the one below: ``Connection`` (bytes and tasks), ``Asking`` (hooks),
+``Content`` (what comes behind DATA), ``Identification`` (AUTH), ``Dialog`` (every other event), ``SMTP`` (what subclasses see).
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from typing import Any, ClassVar
 from postbus import telemetry
 from postbus.server import limits
 from postbus.server.connection import UPGRADE
-from postbus.server.content import Content, add_defects
+from postbus.server.content import add_defects
 from postbus.server.hooks import MISSING, Hook, Misanswered, ehlo_reply
+from postbus.server.identification import Identification
 from postbus.server.outcome import Answer, Outcome, Pending
 from postbus.server.plan import Plan, key_of
+from postbus.server.pressure import lowered
 from postbus.server.session import Session, tls_of
 from postbus.smtp import replies
 from postbus.smtp.engine import Engine
@@ -46,7 +48,7 @@ NULL_SENDER = "<>"  # what aiosmtpd's handlers see for the null reverse-path
 INSECURE = Reply(554, "Command refused due to lack of security", "5.7.0")  # RFC 3207 s4.1
 
 
-class Dialog(Content):
+class Dialog(Identification):
     """The events of one session, and what is done about them. Attributes without a word here are ``SMTP``'s parameters."""
 
     __slots__ = (
@@ -102,6 +104,7 @@ class Dialog(Content):
         if implicit:
             return self._greet(tls=True)
         self.engine.tls_started()
+        self._offer_external()
         self._set_rset_state()
         hook = self._plan.hooks.starttls
         return None if hook is None else self._ask("STARTTLS", hook, self._tls_judged, None)
@@ -137,6 +140,7 @@ class Dialog(Content):
             offer = replace(offer, strict_pipelining=False)
         self.engine = Engine(offer, lmtp=self.lmtp, limits=plan.limits, raw_verbs=plan.raw_verbs, tls=tls)
         self._greeted = True
+        self._offer_external()
         delay_s = roster.terms.timeouts.greet_delay_s
         if delay_s and self.client is not None:
             self.hold(delay_s)
@@ -150,6 +154,13 @@ class Dialog(Content):
             return self._ask("CONNECT", hook, self._connected, None)
         self._open(self._plan.banner)
         return None
+
+    def _offer_external(self) -> None:
+        """Offer EXTERNAL to who has shown a certificate, where it is wanted."""
+        session = self.session
+        if self._plan.external and session is not None and session.tls is not None and session.tls.client_cert_subject is not None:
+            offer = self.engine.offer
+            self.engine.offer = replace(offer, auth=tuple(sorted({*offer.auth, "EXTERNAL"})))
 
     def _open(self, banner: Reply) -> None:
         """Say *banner*, unless the peer has talked before it."""
@@ -179,6 +190,7 @@ class Dialog(Content):
             peer=str(session.peer[0] if isinstance(session.peer, tuple) else session.peer),
             helo=session.host_name,
             tls=None if session.tls is None else session.tls.version,
+            auth=session.auth_mechanism,
             accepted=self.messages_accepted,
             refused=self.messages_refused,
             recipients=self.recipients,
@@ -209,9 +221,13 @@ class Dialog(Content):
     def _on_helo(self, event: Helo) -> Outcome:
         session, hooks = self.session, self._plan.hooks
         assert session is not None
+        granted = self.engine.limits
         before = (self.envelope, session.extended_smtp)
         self._set_rset_state()
         session.extended_smtp = event.verb != "HELO"
+        load = self.roster.terms.load
+        if load is not None:
+            self.engine.grant(lowered(self._plan.limits, load()) if session.extended_smtp else self._plan.limits)
         hook = hooks.ehlo if session.extended_smtp else hooks.helo
         if hook is None:
             session.host_name = event.hostname
@@ -222,9 +238,11 @@ class Dialog(Content):
             reply = self._greeting(event, result)
             if reply.code >= 400:  # a refused greeting changes nothing (RFC 5321 s4.1.4)
                 self.envelope, session.extended_smtp = before
+                self.engine.grant(granted)
             else:
                 self.mail_at = None
                 session.host_name = session.host_name or event.hostname
+                self.engine.authenticated = self.engine.authenticated or bool(session.authenticated)  # a hook may know the peer
             return reply
 
         if hooks.ehlo_has_responses and session.extended_smtp:
@@ -257,9 +275,6 @@ class Dialog(Content):
         return Reply(reply.code, (reply.lines[0], *pushed, *reply.lines[1:])) if pushed and reply.code == 250 else reply
 
     def _on_mail(self, event: Mail) -> Outcome:
-        if 0 < self.roster.terms.messages_max <= self.messages_accepted + self.messages_refused:
-            self.reason = "limit"
-            return self._over(limits.TOO_MANY_MESSAGES)
         client = self.client
         if client is not None:
             refusal = self.roster.clients.take_message(client, self.roster.sweep.now)
@@ -314,15 +329,15 @@ class Dialog(Content):
         envelope = self.envelope
         assert envelope is not None
         options = _options(event) if event.parameters else []
-        if event.defects:
-            add_defects(envelope, event.defects)
         hook = self._plan.hooks.rcpt
         if hook is None:
+            if event.defects:
+                add_defects(envelope, event.defects)
             envelope.rcpt_tos.append(event.address)
             envelope.rcpt_options.extend(options)
             envelope.rcpt_params.append(dict(event.parameters))
             return replies.RECIPIENT_OK
-        before = len(envelope.rcpt_tos)
+        before, options_before = len(envelope.rcpt_tos), len(envelope.rcpt_options)
 
         def settle(_event: Rcpt, result: Any) -> Outcome:
             if result is MISSING:
@@ -331,8 +346,12 @@ class Dialog(Content):
                 result = replies.RECIPIENT_OK
             reply = result if type(result) is Reply and result.code < 300 else self._verdict("RCPT", result)
             if reply.code >= 400:
-                del envelope.rcpt_tos[before:]  # one accepted RCPT, one recipient
-            elif len(envelope.rcpt_tos) > before:
+                del envelope.rcpt_tos[before:]  # one accepted RCPT, one recipient; of a refused one nothing is left
+                del envelope.rcpt_options[options_before:]
+                return reply
+            if event.defects:
+                add_defects(envelope, event.defects)
+            for _ in envelope.rcpt_tos[before:]:  # a hook may make several of one
                 envelope.rcpt_params.append(dict(event.parameters))
             return reply
 
@@ -396,6 +415,8 @@ class Dialog(Content):
         return replies.START_TLS
 
     def _on_refused(self, event: Refused) -> Outcome:
+        if event.reply is replies.TOO_MANY_MAILS:
+            self.reason = "limit"
         self._tell_refused(event.reply)
         return None
 
@@ -431,9 +452,18 @@ class Dialog(Content):
         return None
 
     def late_answer(self, pending: Pending) -> Answer:
-        """As for any other command; the method goes on, but what it says is not heard (``SMTP.push``)."""
+        """As for any other command; the method goes on, but what it says is not heard (``SMTP.push``).
+
+        To the session the command is one that was refused: what it began is undone, and what its hook still does to the envelope it was
+        given does not reach the transaction.
+        """
         self._raw = False
-        return super().late_answer(pending)
+        answer = super().late_answer(pending)
+        if isinstance(pending.event, Helo | Mail | Rcpt):
+            pending.settle(pending.event, answer)
+        if isinstance(pending.event, Rcpt) and self.envelope is not None:
+            self.envelope = self.envelope.parted()
+        return answer
 
     # --- what subclasses override
 
@@ -446,7 +476,7 @@ class Dialog(Content):
         self._set_post_data_state()
 
     acts: ClassVar[Mapping[type[Any], Callable[[Any, Any], Outcome]]] = {
-        **Content.acts,
+        **Identification.acts,
         Helo: _on_helo,
         Mail: _on_mail,
         Rcpt: _on_rcpt,

@@ -16,10 +16,18 @@ class Offer:
         smtputf8, eightbitmime, pipelining, enhanced, help: keyword advertised; SMTPUTF8 also decides over non-ASCII paths.
         starttls: STARTTLS is possible (advertised while TLS is not active).
         require_tls: before TLS only the verbs the table marks so pass, others 530 5.7.0.
+        auth: SASL mechanisms, upper-case, in the order in which they are announced (RFC 4954); none: there is no AUTH.
+        auth_tls: AUTH only under TLS; before, it is not announced and gets 538 5.7.11.
+        require_auth: before AUTH has succeeded only the verbs the table marks so pass, others 530 5.7.0.
         strict_pipelining: bytes behind a verb that ends a group (RFC 2920 s3.1), or before the banner: 554 5.5.0 and close.
         stray: bare CR, bare LF or NUL in content: ``reject`` (550 5.5.2 after the real end) or ``allow`` (counted in ``defects``).
         lenient_paths: take paths without brackets and without a domain, and say so in ``defects``.
         keywords: further EHLO lines, as sent; a keyword here also allows the parameter of its name.
+        limits: what of ``Limits`` a sender can heed is advertised (RFC 9422).
+        requiretls: REQUIRETLS is possible (RFC 8689; advertised and taken while TLS is active).
+        deliverby_min_s: least time a sender may ask his mail to be returned after (RFC 2852 s2, min-by-time).
+        unregistered: MAIL and RCPT parameters that nobody has registered: ``refuse`` (555 5.5.4) or ``record`` (ignored, and counted in
+            ``defects``).
     """
 
     hostname: str
@@ -31,10 +39,17 @@ class Offer:
     help: bool = True
     starttls: bool = False
     require_tls: bool = False
+    auth: tuple[str, ...] = ()
+    auth_tls: bool = True
+    require_auth: bool = False
     strict_pipelining: bool = True
     stray: Literal["reject", "allow"] = "reject"
     lenient_paths: bool = False
     keywords: tuple[str, ...] = ()
+    limits: bool = False
+    requiretls: bool = False
+    deliverby_min_s: int = 0
+    unregistered: Literal["refuse", "record"] = "refuse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +63,15 @@ class Limits:
             1 MiB, because unwrapped base64 and generated HTML exist.
         overrun_factor: content over ``Offer.size_octets`` is read, dropped and refused; over this many times the size, and at
             least 1 MiB over it, it is hung up on.
-        recipients: accepted in one transaction; RFC 5321 s4.5.3.1.8 wants 100 at least, Postfix has 1000.
+        mails: MAIL commands in one session, refused ones too (RFC 9422 s4.1); 0: no limit.
+        recipients: accepted in one transaction (RFC 9422 s4.2); RFC 5321 s4.5.3.1.8 wants 100 at least, Postfix has 1000.
+        recipient_domains: different domains of recipients named in one session (RFC 9422 s4.3); 0: no limit.
         recipients_overshoot: RCPTs past that limit which are no errors yet, as in Postfix: a sender may have pipelined them.
         errors: refused commands (not 4xx of ours) without a message accepted in between; Postfix's hard limit is 20.
         junk: NOOP, RSET, VRFY, EHLO and the like without a message accepted in between; Postfix has 100.
         errors_slow, junk_slow: beyond so many errors, or so much junk, each is a nuisance, to be answered slower
             (``Engine.nuisances``); Postfix has 10 for errors.
+        auth_failures: AUTH commands answered 5xx in the whole session; the last of them gets 421 instead. chasquid takes 3.
         unknown: unknown verbs; chasquid takes 3, Postfix 20.
         backlog_octets: received while an answer is owed; a shell that stops reading at ``Engine.backlogged`` never meets it.
     """
@@ -63,11 +81,14 @@ class Limits:
     text_line_flag_octets: int = 1000
     text_line_octets: int = 1_048_576
     overrun_factor: int = 4
+    mails: int = 0
     recipients: int = 1000
+    recipient_domains: int = 0
     recipients_overshoot: int = 1000
     errors: int = 20
     junk: int = 100
     errors_slow: int = 10
     junk_slow: int = 50
     unknown: int = 5
+    auth_failures: int = 3
     backlog_octets: int = 1_048_576
