@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -36,50 +36,41 @@ def of(port: int, **options: Any) -> Target:
     return Target(Address("127.0.0.1", port), context=client_context(), name="localhost", **options)
 
 
-MODES = {
+Mode = Literal["none", "starttls", "require", "implicit"]
+
+MODES: dict[str, tuple[Literal["smtp", "lmtp"], Mode, Encryption, int]] = {
     "smtp": ("smtp", "none", "none", 130),
     "starttls offered": ("smtp", "starttls", "none", 145),
     "behind starttls": ("smtp", "starttls", "starttls", 145),
     "tls required": ("smtp", "require", "starttls", 145),
     "implicit tls": ("smtp", "implicit", "implicit", 130),
     "lmtp": ("lmtp", "none", "none", 100),
-    "unix socket": ("lmtp", "unix", "none", 100),
+    "unix socket": ("lmtp", "none", "none", 100),
 }
+"""The protocol, the listener's TLS, how the self-test comes in, and how many rows pass at least."""
 
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_our_server_stands(mode: str, tmp_path: Path) -> None:
     """Every row that can be asked gets its listed answer; nothing fails; what was skipped says why."""
     protocol, serving, encryption, least = MODES[mode]
-    tls = TlsSettings.model_construct(mode="none" if serving == "unix" else serving)
-    address = f"unix:{tmp_path}/socket" if serving == "unix" else "127.0.0.1:0"
+    tls = TlsSettings.model_construct(mode=serving)
+    path = str(tmp_path / "socket")
+    address = f"unix:{path}" if mode == "unix socket" else "127.0.0.1:0"
     settings = ListenerSettings.model_construct(address=address, hostname="mx.test", tls=tls, protocol=protocol)
-    options = {"tls_context": server_context()} if serving in {"starttls", "require", "implicit"} else {}
+    options = {} if serving == "none" else {"tls_context": server_context()}
     async with listening(Keeper(("nobody@mx.test",)), settings, **options) as listener:
         if protocol == "lmtp":
             listener._smtp_class = LMTP
-        where = listener.addresses[0]
-        host, _, port = where.rpartition(":")
-        target = Target(
-            Address(path=where.removeprefix("unix:")) if serving == "unix" else Address(host, int(port)),
-            "lmtp" if protocol == "lmtp" else "smtp",
-            as_encryption(encryption),
-            client_context(),
-            "localhost",
-            patience=Patience(reply_s=5, close_s=0.2),
-        )
-        found = await judged(target)
+        host, _, port = listener.addresses[0].rpartition(":")
+        where = Address(path=path) if mode == "unix socket" else Address(host, int(port))
+        found = await judged(Target(where, protocol, encryption, client_context(), "localhost", patience=Patience(5, 0.2)))
     assert {} == {one.row.id: one.verdict for one in found if one.verdict.word == "FAIL"}
     # whoever talks before the banner is found out only if his octets come before it goes
     assert {} == {one.row.id: one.verdict for one in found if one.verdict.word == "lenient" and not one.row.early}
     assert all(one.verdict.why for one in found if one.verdict.word != "pass")
     assert counts(found)["pass"] >= least
     assert passed(found)
-
-
-def as_encryption(word: str) -> Encryption:
-    """Return *word* as what it is."""
-    return "implicit" if word == "implicit" else "starttls" if word == "starttls" else "none"
 
 
 @pytest.mark.parametrize("lmtp", [False, True], ids=["smtp", "lmtp"])
