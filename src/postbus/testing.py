@@ -22,16 +22,22 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 from postbus.server.auth import AuthResult, LoginPassword
+from postbus.server.auth_settings import AuthSettings
 from postbus.server.controller import Controller
 from postbus.server.envelope import Envelope
 from postbus.server.hooks import MISSING
 from postbus.server.lmtp import LMTP
 from postbus.server.session import Session, Tls
-from postbus.server.settings import ListenerSettings
+from postbus.server.settings import LimitSettings, ListenerSettings
 from postbus.server.smtp import SMTP
 from postbus.smtp.replies import Reply
 
 WAIT_S: Final = 5.0
+
+PATIENT: Final = ListenerSettings(
+    auth=AuthSettings(failure_delay_s=0, failures_max=1000), limits=LimitSettings(errors_max=1000, junk_max=10_000, unknown_max=1000)
+)
+"""A test may make many mistakes, and has no time to be made to wait for them."""
 
 Stage = Literal["CONNECT", "HELO", "MAIL", "RCPT", "DATA"]
 """Where a server can say no: at the banner, at HELO, EHLO or LHLO, at MAIL, at each RCPT, or behind the content."""
@@ -182,7 +188,7 @@ class Smtpd:
             tls: whether TLS is spoken, and when: not at all, offered by STARTTLS, required, or from the first octet.
             tls_context: the server's; None: one made with a certificate of ``trustme``, which has to be installed; see ``client_context``.
             users: passwords by name: AUTH is offered, and needed before MAIL, without TLS too.
-            settings: limits, timeouts and policies of the listener.
+            settings: limits, timeouts and policies of the listener; None: ``PATIENT``.
             parameters: what ``SMTP`` takes, such as ``data_size_limit=1000`` or ``enable_SMTPUTF8=False``.
         """
         self.host = "127.0.0.1"
@@ -199,7 +205,7 @@ class Smtpd:
         if users is not None:
             parameters |= _authentication(users)
         self._controller = _Serving(
-            _Inbox(self), self.host, 0, settings=settings, ssl_context=context if tls == "implicit" else None, **parameters
+            _Inbox(self), self.host, 0, settings=settings or PATIENT, ssl_context=context if tls == "implicit" else None, **parameters
         )
         self._controller.smtp_class = LMTP if protocol == "lmtp" else SMTP
 
