@@ -75,6 +75,23 @@ class Asking(Connection):
         result = hook(error)
         return cast("str | Reply", await result if inspect.isawaitable(result) else result)
 
+    def _tell(self, name: str, hook: Hook, *args: Any) -> None:
+        """Call a hook whose answer nobody waits for."""
+        try:
+            result = hook(self, *args)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a handler's
+            self._log_fault(name, blamed(error))
+            return
+        if inspect.isawaitable(result):
+
+            async def finish() -> None:
+                try:
+                    await result
+                except Exception as error:  # noqa: BLE001 - a handler's
+                    self._log_fault(name, error)
+
+            self.roster.spawn(finish())
+
     def _log_fault(self, name: str, error: Exception) -> None:
         telemetry.hook_failed(
             hook=name, session=self._session_id, error=type(error).__name__, traceback="".join(traceback.format_exception(error))

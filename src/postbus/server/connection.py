@@ -155,6 +155,9 @@ class Connection(Timed, asyncio.Protocol):
         del pending
         return LOCAL_ERROR
 
+    def unanswered_late(self, pending: Pending) -> None:
+        """As ``late_answer``, but the peer is owed none: the method of a raw verb has answered and works on, or content is on its way."""
+
     def too_late(self, pending: Pending, result: Any) -> None:
         """*pending*'s work is done, but its peer has left or was answered without it. *result* may be the exception it raised."""
 
@@ -506,8 +509,10 @@ class Connection(Timed, asyncio.Protocol):
         if pending is None or pending.event is None:
             self.refuse(TIMED_OUT, "timeout")
             return
-        if self.engine.owing:  # else the method of a raw verb has answered, and works on
+        if self.engine.owing:
             self._give(self.late_answer(pending))
+        else:
+            self.unanswered_late(pending)
         self.pump()
         self.resume(BUSY)
 

@@ -7,7 +7,6 @@ A server class has five floors, each a class that derives from the one below: ``
 from __future__ import annotations
 
 import asyncio
-import inspect
 import ssl
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -18,10 +17,10 @@ from postbus import telemetry
 from postbus.server import limits
 from postbus.server.connection import UPGRADE
 from postbus.server.content import Content, add_defects
-from postbus.server.envelope import Envelope
 from postbus.server.hooks import MISSING, Hook, Misanswered, ehlo_reply
-from postbus.server.outcome import Answer, Outcome, Pending, blamed
+from postbus.server.outcome import Answer, Outcome, Pending
 from postbus.server.plan import Plan, key_of
+from postbus.server.pressure import lowered
 from postbus.server.session import Session, tls_of
 from postbus.smtp import replies
 from postbus.smtp.engine import Engine
@@ -192,24 +191,7 @@ class Dialog(Content):
         hook = self._plan.hooks.disconnect if self._greeted else None
         if hook is not None:
             envelope = self.envelope if self.envelope is not None and self.envelope.mail_from is not None else None
-            self._say_goodbye(hook, session, envelope)
-
-    def _say_goodbye(self, hook: Hook, session: Session, envelope: Envelope | None) -> None:
-        """Call ``handle_DISCONNECT``; nobody waits for it."""
-        try:
-            result = hook(self, session, envelope, self.reason)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a handler's
-            self._log_fault("DISCONNECT", blamed(error))
-            return
-        if inspect.isawaitable(result):
-
-            async def finish() -> None:
-                try:
-                    await result
-                except Exception as error:  # noqa: BLE001 - a handler's
-                    self._log_fault("DISCONNECT", error)
-
-            self.roster.spawn(finish())
+            self._tell("DISCONNECT", hook, session, envelope, self.reason)
 
     def tls_failed(self, error: Exception | None) -> None:
         """Count the handshake that failed."""
@@ -228,9 +210,13 @@ class Dialog(Content):
     def _on_helo(self, event: Helo) -> Outcome:
         session, hooks = self.session, self._plan.hooks
         assert session is not None
+        granted = self.engine.limits
         before = (self.envelope, session.extended_smtp)
         self._set_rset_state()
         session.extended_smtp = event.verb != "HELO"
+        load = self.roster.terms.load
+        if load is not None:
+            self.engine.grant(lowered(self._plan.limits, load()) if session.extended_smtp else self._plan.limits)
         hook = hooks.ehlo if session.extended_smtp else hooks.helo
         if hook is None:
             session.host_name = event.hostname
@@ -241,6 +227,7 @@ class Dialog(Content):
             reply = self._greeting(event, result)
             if reply.code >= 400:  # a refused greeting changes nothing (RFC 5321 s4.1.4)
                 self.envelope, session.extended_smtp = before
+                self.engine.grant(granted)
             else:
                 self.mail_at = None
                 session.host_name = session.host_name or event.hostname
@@ -276,9 +263,6 @@ class Dialog(Content):
         return Reply(reply.code, (reply.lines[0], *pushed, *reply.lines[1:])) if pushed and reply.code == 250 else reply
 
     def _on_mail(self, event: Mail) -> Outcome:
-        if 0 < self.roster.terms.messages_max <= self.messages_accepted + self.messages_refused:
-            self.reason = "limit"
-            return self._over(limits.TOO_MANY_MESSAGES)
         client = self.client
         if client is not None:
             refusal = self.roster.clients.take_message(client, self.roster.sweep.now)
@@ -333,15 +317,15 @@ class Dialog(Content):
         envelope = self.envelope
         assert envelope is not None
         options = _options(event) if event.parameters else []
-        if event.defects:
-            add_defects(envelope, event.defects)
         hook = self._plan.hooks.rcpt
         if hook is None:
+            if event.defects:
+                add_defects(envelope, event.defects)
             envelope.rcpt_tos.append(event.address)
             envelope.rcpt_options.extend(options)
             envelope.rcpt_params.append(dict(event.parameters))
             return replies.RECIPIENT_OK
-        before = len(envelope.rcpt_tos)
+        before, options_before = len(envelope.rcpt_tos), len(envelope.rcpt_options)
 
         def settle(_event: Rcpt, result: Any) -> Outcome:
             if result is MISSING:
@@ -350,8 +334,12 @@ class Dialog(Content):
                 result = replies.RECIPIENT_OK
             reply = result if type(result) is Reply and result.code < 300 else self._verdict("RCPT", result)
             if reply.code >= 400:
-                del envelope.rcpt_tos[before:]  # one accepted RCPT, one recipient
-            elif len(envelope.rcpt_tos) > before:
+                del envelope.rcpt_tos[before:]  # one accepted RCPT, one recipient; of a refused one nothing is left
+                del envelope.rcpt_options[options_before:]
+                return reply
+            if event.defects:
+                add_defects(envelope, event.defects)
+            for _ in envelope.rcpt_tos[before:]:  # a hook may make several of one
                 envelope.rcpt_params.append(dict(event.parameters))
             return reply
 
@@ -415,6 +403,8 @@ class Dialog(Content):
         return replies.START_TLS
 
     def _on_refused(self, event: Refused) -> Outcome:
+        if event.reply is replies.TOO_MANY_MAILS:
+            self.reason = "limit"
         self._tell_refused(event.reply)
         return None
 
@@ -450,9 +440,18 @@ class Dialog(Content):
         return None
 
     def late_answer(self, pending: Pending) -> Answer:
-        """As for any other command; the method goes on, but what it says is not heard (``SMTP.push``)."""
+        """As for any other command; the method goes on, but what it says is not heard (``SMTP.push``).
+
+        To the session the command is one that was refused: what it began is undone, and what its hook still does to the envelope it was
+        given does not reach the transaction.
+        """
         self._raw = False
-        return super().late_answer(pending)
+        answer = super().late_answer(pending)
+        if isinstance(pending.event, Helo | Mail | Rcpt):
+            pending.settle(pending.event, answer)
+        if isinstance(pending.event, Rcpt) and self.envelope is not None:
+            self.envelope = self.envelope.parted()
+        return answer
 
     # --- what subclasses override
 

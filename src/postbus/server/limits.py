@@ -10,7 +10,6 @@ from postbus.smtp import replies
 from postbus.smtp.replies import Reply
 
 SESSION_TOO_BIG = Reply(421, "Too much in one session", "4.7.0")
-TOO_MANY_MESSAGES = Reply(421, "Too many messages in one session", "4.7.0")
 TOO_PERSISTENT = Reply(421, "Too many requests in a short time, try again later", "4.7.1")
 
 EARLY = "early"
@@ -30,8 +29,9 @@ OF_REPLY: Mapping[Reply, str] = {
     replies.TOO_BIG: "size",
     replies.TEXT_LINE_TOO_LONG: "line",
     replies.TOO_MANY_RECIPIENTS: "recipients",
+    replies.TOO_MANY_DOMAINS: "recipient_domains",
     SESSION_TOO_BIG: "session_octets",
-    TOO_MANY_MESSAGES: "session_messages",
+    replies.TOO_MANY_MAILS: "session_messages",
     TOO_MUCH_MAIL: "message_rate",
     TOO_MANY_NAMES: "recipient_rate",
     TOO_PERSISTENT: "persistence",

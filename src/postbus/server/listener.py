@@ -19,6 +19,7 @@ from postbus.server.clients import Client
 from postbus.server.hooks import Hooks
 from postbus.server.lmtp import LMTP
 from postbus.server.networks import networks_of
+from postbus.server.parameter_settings import keywords
 from postbus.server.roster import Gate, Roster, Terms
 from postbus.server.settings import ListenerSettings, TimeoutSettings, TlsSettings, address_of
 from postbus.server.smtp import SMTP
@@ -54,6 +55,8 @@ class Listener:
         factory: Factory | None = None,
         gate: Gate | None = None,
         size_octets: Callable[[], int | None] | None = None,
+        requiretls: Callable[[], bool] | None = None,
+        load: Callable[[], float] | None = None,
         tls_context: ssl.SSLContext | None = None,
         sweep_interval_s: float = 1.0,
         clock: Callable[[], float] | None = None,
@@ -69,6 +72,8 @@ class Listener:
             factory: makes the protocol of each connection, instead of *smtp_class* and *handler*.
             gate: asked before each banner; a reply (421) turns the connection away; ``Refusal`` also says why, in one word.
             size_octets: asked for the largest message taken now; the smaller of it and the settings' is announced.
+            requiretls: asked whether what is taken travels on by TLS alone now, so that REQUIRETLS may be offered; None: it does not.
+            load: asked how near we are to taking nothing more, 0 to 1; the limits told at EHLO follow from it.
             tls_context: instead of the certificate of the settings.
             sweep_interval_s: how often deadlines are looked at.
             clock: seconds, instead of the loop's, for tests.
@@ -85,6 +90,8 @@ class Listener:
         self._spill_folder = spill_folder
         self._gate = gate
         self._size_octets = size_octets
+        self._requiretls = requiretls
+        self._load = load
         self._tls_context = tls_context
         self._sweep_interval_s = sweep_interval_s
         self._clock = clock
@@ -226,10 +233,11 @@ class Listener:
         return Terms(
             name=self.name,
             connections_max=connections_within(limits.connections_max, resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
-            messages_max=limits.messages_max,
             session_max_octets=limits.session_max_octets,
             limits=Limits(
+                mails=limits.messages_max,
                 recipients=limits.recipients_max,
+                recipient_domains=limits.recipient_domains_max,
                 errors=limits.errors_max,
                 junk=limits.junk_max,
                 unknown=limits.unknown_max,
@@ -242,7 +250,10 @@ class Listener:
                 "stray": settings.stray,
                 "strict_pipelining": settings.strict_pipelining,
                 "lenient_paths": settings.lenient_paths,
-                "keywords": settings.announce,
+                "keywords": keywords(settings.announce, settings.parameters),
+                "limits": True,
+                "deliverby_min_s": settings.parameters.deliverby_min_s if "DELIVERBY" in settings.announce else 0,
+                "unregistered": settings.parameters.unregistered,
             },
             implicit_tls=settings.tls.mode == "implicit",
             spill_folder=self._spill_folder,
@@ -251,6 +262,8 @@ class Listener:
             clients=settings.clients,
             pipelining_exempt=networks_of(settings.clients.pipelining_exempt),
             size_octets=self._size_octets,
+            requiretls=self._requiretls,
+            load=self._load,
         )
 
     def _make(self, client: Client | None = None) -> SMTP:

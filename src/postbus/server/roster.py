@@ -46,7 +46,7 @@ class Terms:
 
     Attributes:
         name: the listener's, for logs and metrics.
-        connections_max, messages_max, session_max_octets: 0 or less: no limit.
+        connections_max, session_max_octets: 0 or less: no limit.
         limits: of the engine.
         offer: fields of ``smtp.terms.Offer`` that the listener decides.
         spill_folder: where content beyond *spill_threshold_octets* goes; None: it stays in memory.
@@ -54,11 +54,12 @@ class Terms:
         clients: what each client network may ask for; None: anything.
         pipelining_exempt: who may talk out of turn.
         size_octets: asked for the largest message taken now, at each connection.
+        requiretls: asked whether REQUIRETLS can be kept now (RFC 8689), at each connection.
+        load: asked how near we are to taking nothing more, 0 to 1, at each EHLO; see ``pressure``.
     """
 
     name: str = "smtp"
     connections_max: int = 0
-    messages_max: int = 0
     session_max_octets: int = 0
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)
@@ -70,6 +71,8 @@ class Terms:
     clients: ClientSettings | None = None
     pipelining_exempt: Networks = NOBODY
     size_octets: Callable[[], int | None] | None = None
+    requiretls: Callable[[], bool] | None = None
+    load: Callable[[], float] | None = None
 
 
 class Roster:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from postbus.server.client_settings import ClientSettings
+from postbus.server.parameter_settings import Announced, ParameterSettings
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -89,7 +90,9 @@ class LimitSettings(BaseModel):
         default=32 * MIB, ge=1024, description="Largest message, announced as SIZE (RFC 1870); null: no limit of the listener's own."
     )
     recipients_max: int = Field(
-        default=1000, ge=100, description="Recipients per message (RFC 5321 s4.5.3.1.8: at least 100); one more gets 452 4.5.3."
+        default=1000,
+        ge=100,
+        description="Recipients per message (RFC 5321 s4.5.3.1.8: at least 100); one more gets 452 4.5.3; announced as RCPTMAX (RFC 9422).",
     )
     line_max_octets: int = Field(
         default=MIB,
@@ -107,7 +110,15 @@ class LimitSettings(BaseModel):
     )
     junk_slow: int = Field(default=50, ge=0, description="From so many commands without mail between them on, answers get slower too.")
     unknown_max: int = Field(default=5, ge=1, description="Unknown commands in a session before 421 4.7.0.")
-    messages_max: int = Field(default=0, ge=0, description="Messages per session, then 421 4.7.0; 0: no limit.")
+    recipient_domains_max: int = Field(
+        default=0,
+        ge=0,
+        description="Different domains of recipients in a session; one more gets 452 4.5.3; announced as RCPTDOMAINMAX (RFC 9422). "
+        "0: no limit.",
+    )
+    messages_max: int = Field(
+        default=0, ge=0, description="MAIL commands per session, then 421 4.7.0; announced as MAILMAX (RFC 9422); 0: no limit."
+    )
     session_max_octets: int = Field(
         default=1024 * MIB,
         ge=0,
@@ -166,11 +177,12 @@ class ListenerSettings(BaseModel):
         description="Octets before the banner, or behind EHLO, DATA, STARTTLS and their like (RFC 2920): 554 5.5.0 and close.",
     )
     lenient_paths: bool = Field(default=False, description="Take paths without angle brackets, as some devices send them.")
-    announce: tuple[Literal["DSN", "DELIVERBY"], ...] = Field(
+    announce: tuple[Announced, ...] = Field(
         default=(),
-        description="Keywords to announce that ask for notices, for senders that insist: DSN (RFC 3461), DELIVERBY (RFC 2852). Their "
+        description="Keywords to announce for senders that insist: DSN (RFC 3461), DELIVERBY (RFC 2852), MT-PRIORITY (RFC 6710). Their "
         "parameters are recorded in any case; postbus never sends mail, so nobody is ever notified.",
     )
+    parameters: ParameterSettings = Field(default=ParameterSettings(), description="Parameters of MAIL and RCPT.")
     backlog: int = Field(default=1024, ge=1, description="Connections the kernel queues for us.")
     socket_mode: Annotated[int, BeforeValidator(octal)] = Field(
         default=0o660, ge=0, le=0o777, description="Permissions of a Unix socket, in octal as chmod takes them: `0660` is 432, the default."

@@ -26,7 +26,7 @@ from functools import lru_cache
 from postbus.smtp import replies
 from postbus.smtp.commands import FORBIDDEN, VERBS, Verb, greeting_lines, help_reply
 from postbus.smtp.content import DotBody
-from postbus.smtp.events import Chunk, Command, EndOfMessage, Event, Helo, Help, Mail, Owed, Refused, Signal
+from postbus.smtp.events import Chunk, Command, EndOfMessage, Event, Helo, Help, Mail, Owed, Rcpt, Refused, Signal
 from postbus.smtp.framing import Lines
 from postbus.smtp.replies import Reply
 from postbus.smtp.states import BAD_ARGUMENT, LMTP, SMTP, TRANSACTION, Row, State
@@ -72,8 +72,8 @@ class Engine:
             answers slower.
     """
 
-    __slots__ = ("_body", "_ended", "_faulted", "_junk", "_limits", "_lines", "_lmtp", "_out", "_owed", "_raw_verbs", "_rows", "_signal",
-                 "_state", "_surplus", "_table", "_unknown",
+    __slots__ = ("_body", "_counting", "_domains", "_ended", "_faulted", "_junk", "_limits", "_lines", "_lmtp", "_mails", "_out", "_owed",
+                 "_raw_verbs", "_rows", "_signal", "_state", "_surplus", "_table", "_unknown",
                  "accepted_recipients", "errors", "esmtp", "helo", "nuisances", "offer", "smtputf8", "tls")  # fmt: skip
 
     def __init__(
@@ -92,16 +92,18 @@ class Engine:
         self.smtputf8 = False
         self.errors = self.nuisances = 0
         self.accepted_recipients = 0
-        self._limits = limits or _DEFAULT_LIMITS
+        self._limits = limits = limits or _DEFAULT_LIMITS
+        self._counting = limits.mails > 0 or limits.recipient_domains > 0
         self._lmtp = lmtp
         self._raw_verbs = raw_verbs
         self._table = LMTP if lmtp else SMTP
-        self._lines = Lines(self._limits.endless_octets)
+        self._lines = Lines(limits.endless_octets)
         self._body: DotBody | None = None
         self._ended = self._faulted = False
         self._out = b""
         self._owed: Owed | None = None
-        self._junk = self._unknown = self._surplus = 0
+        self._junk = self._unknown = self._surplus = self._mails = 0
+        self._domains: set[str] = set()  # of recipients named, where their number is limited
         self._enter(State.OPENING)
 
     # --- what the shell does
@@ -179,6 +181,11 @@ class Engine:
         self._out = b""
         return out
 
+    def grant(self, limits: Limits) -> None:
+        """Put other *limits* into force; meant for a greeting, whose answer then tells them (RFC 9422). What was counted stays counted."""
+        self._limits = limits
+        self._counting = limits.mails > 0 or limits.recipient_domains > 0
+
     def tls_started(self) -> None:
         """Say that the handshake has ended well: whatever the peer said before is forgotten (RFC 3207 s4.2)."""
         if self._state is State.CLOSED:
@@ -214,24 +221,46 @@ class Engine:
             result = replies.TOO_MANY_RECIPIENTS
         else:
             result = row.parse(arg, self)
+            if self._counting:
+                result = self._counted(verb, result)
         self._faulted = isinstance(result, Reply)
         if not isinstance(result, Reply):
             self._owed = result
         return result
 
+    def _counted(self, verb: str, result: Owed | Reply) -> Owed | Reply:
+        """Return *result*, or why it is one too many for the session."""
+        limits = self._limits
+        if verb == "MAIL" and limits.mails:
+            self._mails += 1
+            if self._mails > limits.mails:
+                return replies.TOO_MANY_MAILS
+        elif limits.recipient_domains and isinstance(result, Rcpt):
+            domains = {*self._domains, _domain(result.address)}
+            if len(domains) > limits.recipient_domains:
+                self._surplus += 1
+                return replies.TOO_MANY_DOMAINS
+            self._domains = domains
+        return result
+
     def default_reply(self, event: Owed) -> Reply:
         """Return what a server without hooks answers to *event*."""
         if isinstance(event, Helo):
-            return _greeting_reply(self.offer, tls=self.tls, extended=event.verb != "HELO")
+            return _greeting_reply(self.offer, self._limits, tls=self.tls, extended=event.verb != "HELO")
         if isinstance(event, Help):
             return help_reply(event.arg, lmtp=self._lmtp, esmtp=self.esmtp)
         return replies.UNKNOWN if isinstance(event, Command) else _DEFAULTS[event.verb]
 
     def greeting_lines(self) -> tuple[str, ...]:
         """Return the lines of the answer to EHLO or LHLO."""
-        return greeting_lines(self.offer, tls=self.tls)
+        return greeting_lines(self.offer, self._limits, tls=self.tls)
 
     # --- what the shell sees
+
+    @property
+    def limits(self) -> Limits:
+        """The limits in force."""
+        return self._limits
 
     @property
     def state(self) -> State:
@@ -493,5 +522,10 @@ def _decode(line: bytes) -> tuple[str, bool]:
 
 
 @lru_cache(maxsize=64)
-def _greeting_reply(offer: Offer, *, tls: bool, extended: bool) -> Reply:
-    return Reply(250, greeting_lines(offer, tls=tls) if extended else offer.hostname)
+def _greeting_reply(offer: Offer, limits: Limits, *, tls: bool, extended: bool) -> Reply:
+    return Reply(250, greeting_lines(offer, limits, tls=tls) if extended else offer.hostname)
+
+
+def _domain(address: str) -> str:
+    """Return what tells one recipient domain from another; ``""`` for ``postmaster`` without one."""
+    return address.rpartition("@")[2].lower() if "@" in address else ""
