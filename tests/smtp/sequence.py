@@ -12,15 +12,16 @@ from dataclasses import dataclass, replace
 from postbus.smtp import Reply, State
 from tests.smtp.driver import OFFER, Driver, Policy, codes
 
-CONNECTED, GREETED, SENDER, REFUSED, RECIPIENTS, CONTENT, UPGRADING, CLOSED = (
-    State.CONNECTED, State.GREETED, State.SENDER, State.REFUSED, State.RECIPIENTS, State.CONTENT, State.UPGRADING, State.CLOSED,
+CONNECTED, GREETED, SENDER, REFUSED, RECIPIENTS, CONTENT, UPGRADING, AUTHENTICATING, CLOSED = (
+    State.CONNECTED, State.GREETED, State.SENDER, State.REFUSED, State.RECIPIENTS, State.CONTENT, State.UPGRADING,
+    State.AUTHENTICATING, State.CLOSED,
 )  # fmt: skip
 
 COMMANDS = {
     "EHLO": b"EHLO client.example\r\n", "HELO": b"HELO client.example\r\n", "LHLO": b"LHLO client.example\r\n",
     "MAIL": b"MAIL FROM:<a@client.example>\r\n", "RCPT": b"RCPT TO:<b@mx.test>\r\n", "DATA": b"DATA\r\n", "RSET": b"RSET\r\n",
     "NOOP": b"NOOP\r\n", "QUIT": b"QUIT\r\n", "VRFY": b"VRFY b\r\n", "EXPN": b"EXPN b\r\n", "HELP": b"HELP\r\n",
-    "STARTTLS": b"STARTTLS\r\n", ".": b"text\r\n.\r\n",
+    "STARTTLS": b"STARTTLS\r\n", "AUTH": b"AUTH PLAIN\r\n", ".": b"text\r\n.\r\n", "=": b"AHgAeA==\r\n",
 }  # fmt: skip
 
 # How to get there: the commands before, and how RCPT is answered on the way.
@@ -31,19 +32,28 @@ WAYS = {
     REFUSED: "EHLO MAIL RCPT!",
     RECIPIENTS: "EHLO MAIL RCPT",
     CONTENT: "EHLO MAIL RCPT DATA",
+    AUTHENTICATING: "EHLO AUTH",
 }
 
-#              EHLO HELO MAIL RCPT DATA RSET NOOP QUIT VRFY EXPN HELP STARTTLS
+#              EHLO HELO MAIL RCPT DATA RSET NOOP QUIT VRFY EXPN HELP STARTTLS AUTH
 CODES = {
-    CONNECTED:  "250G 250G 503  503  503  250  250  221X 252  502  214  503",
-    GREETED:    "250G 250G 250S 503  503  250G 250  221X 252  502  214  220C",
-    SENDER:     "250G 250G 503  250R 503  250G 250  221X 252  502  214  503",
-    REFUSED:    "250G 250G 503  250R 554  250G 250  221X 252  502  214  503",
-    RECIPIENTS: "250G 250G 503  250R 354D 250G 250  221X 252  502  214  503",
+    CONNECTED:  "250G 250G 503  503  503  250  250  221X 252  502  214  503      503",
+    GREETED:    "250G 250G 250S 503  503  250G 250  221X 252  502  214  220C     334A",
+    SENDER:     "250G 250G 503  250R 503  250G 250  221X 252  502  214  503      503",
+    REFUSED:    "250G 250G 503  250R 554  250G 250  221X 252  502  214  503      503",
+    RECIPIENTS: "250G 250G 503  250R 354D 250G 250  221X 252  502  214  503      503",
 }  # fmt: skip
 LMTP_CODES = {state: line.replace("554", "503") for state, line in CODES.items()}
-_COLUMNS = ("EHLO", "HELO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT", "VRFY", "EXPN", "HELP", "STARTTLS")
-_TARGETS = {"G": GREETED, "S": SENDER, "R": RECIPIENTS, "D": CONTENT, "X": CLOSED, "C": CONNECTED}  # C: TLS comes up at once
+_COLUMNS = ("EHLO", "HELO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT", "VRFY", "EXPN", "HELP", "STARTTLS", "AUTH")
+_TARGETS = {
+    "G": GREETED,
+    "S": SENDER,
+    "R": RECIPIENTS,
+    "D": CONTENT,
+    "X": CLOSED,
+    "C": CONNECTED,
+    "A": AUTHENTICATING,
+}  # C: TLS comes up at once
 
 # state, command, the shell's answer, the state after it. Where an answer is not listed nothing may move.
 ANSWERS = [
@@ -61,6 +71,10 @@ ANSWERS = [
     *((CONTENT, ".", code, GREETED) for code in (250, 354, 451, 554)),
     (CONTENT, ".", 421, CLOSED),
     *((GREETED, "STARTTLS", code, GREETED) for code in (454, 501)),
+    *((GREETED, "AUTH", code, GREETED) for code in (235, 454, 535)),
+    *((AUTHENTICATING, "=", code, GREETED) for code in (235, 454, 535)),
+    (AUTHENTICATING, "=", 334, AUTHENTICATING),
+    (AUTHENTICATING, "=", 421, CLOSED),
     (CONNECTED, "EHLO", 250, GREETED),
 ]
 
@@ -72,6 +86,10 @@ MALFORMED = [
     *((state, b"VRFY\r\n", "501", state) for state in CODES),
     (GREETED, b"MAIL FROM:<a\r\n", "501", GREETED),
     (GREETED, b"STARTTLS now\r\n", "501", GREETED),
+    (GREETED, b"AUTH\r\n", "501", GREETED),
+    (AUTHENTICATING, b"*\r\n", "501", GREETED),
+    (AUTHENTICATING, b"QUIT\r\n", "501", GREETED),
+    (AUTHENTICATING, b"NOOP NOOP\r\n", "501", GREETED),
     (SENDER, b"RCPT TO:<b@>\r\n", "501", REFUSED),
     (SENDER, b"RCPT TO:<b\0@mx.test>\r\n", "501", REFUSED),
     (REFUSED, b"RCPT TO:<b@>\r\n", "501", REFUSED),
@@ -116,7 +134,7 @@ def rows() -> Iterator[Row]:
 
 def check(row: Row) -> None:
     """Play *row*."""
-    driver = Driver(replace(OFFER, starttls=True), lmtp=row.lmtp)
+    driver = Driver(replace(OFFER, starttls=True, auth=("PLAIN",), auth_tls=False), lmtp=row.lmtp)
     for step in WAYS[row.state].split():
         verb = step.rstrip("!")
         driver.policy = Policy(answers={"RCPT": Reply(550, "No")} if step.endswith("!") else {})
@@ -126,7 +144,7 @@ def check(row: Row) -> None:
     sent = codes(driver.feed(row.octets))
     assert [row.code] == [code[:3] for code in sent]
     assert row.after is driver.engine.state
-    if row.after in (CONNECTED, GREETED, CLOSED):
+    if row.after in (CONNECTED, GREETED, AUTHENTICATING, CLOSED):
         assert not driver.engine.in_transaction
         assert driver.engine.accepted_recipients == 0
 

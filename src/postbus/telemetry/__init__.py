@@ -394,6 +394,7 @@ def session_closed(
     peer: str,
     helo: str | None,
     tls: str | None,
+    auth: str | None = None,
     accepted: int,
     refused: int,
     recipients: int,
@@ -404,7 +405,8 @@ def session_closed(
 ) -> None:
     """The summary of a session: *outcome* is quit, eof, lost, refused, timeout, limit, drain, tls or failed; *limit* the last it hit.
 
-    *accepted* and *refused* count messages, *recipients* those of accepted messages, *octets* all that was received.
+    *auth* is the mechanism by which the peer authenticated, *accepted* and *refused* count messages, *recipients* those of accepted
+    messages, *octets* all that was received.
     """
     _count("postbus_sessions_total", listener, outcome)
     _count("postbus_received_octets_total", listener, by=octets)
@@ -417,6 +419,7 @@ def session_closed(
         peer=peer,
         helo=helo,
         tls=tls,
+        auth=auth,
         accepted=accepted,
         refused=refused,
         recipients=recipients,
@@ -425,6 +428,30 @@ def session_closed(
         outcome=outcome,
         limit=limit,
     )
+
+
+def auth_ended(*, listener: str, mechanism: str, outcome: str) -> None:
+    """An AUTH exchange is over: ``success``, ``failure`` (its credentials are not good), ``fault`` (ours) or ``cancelled``."""
+    _count("postbus_authentications_total", listener, mechanism, outcome)
+
+
+def auth_told(*, listener: str, session: str, peer: str, mechanism: str, outcome: str, identity: str | None) -> None:
+    """Who has authenticated; of a failure only from where: what was given for a name may be a password."""
+    _log(
+        "info" if outcome == "success" else "warning",
+        "auth.told",
+        listener=listener,
+        session=session,
+        peer=peer,
+        mechanism=mechanism,
+        outcome=outcome,
+        identity=None if identity is None else address(identity),
+    )
+
+
+def users_loaded(*, listener: str, users: int) -> None:
+    """A listener's user file was read."""
+    _log("info", "users.loaded", listener=listener, users=users)
 
 
 def session_failed(*, listener: str, error: str, traceback: str) -> None:
