@@ -21,6 +21,7 @@ OF_REPLY: Mapping[Reply, str] = {
     replies.NOT_HTTP: "http",
     replies.NOT_TLS: "tls",
     replies.TOO_MANY_ERRORS: "errors",
+    replies.TOO_MANY_FAILURES: "auth_failures",
     replies.TOO_MUCH_JUNK: "junk",
     replies.TOO_MANY_UNKNOWN: "unknown",
     replies.ENDLESS_LINE: "endless_line",

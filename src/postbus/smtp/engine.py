@@ -74,11 +74,13 @@ class Engine:
         errors: refusals since the last accepted message; accepted_recipients: in the open transaction.
         nuisances: errors and commands without mail, beyond what is usual, in the whole session: a shell that finds more than before
             answers slower.
+        last_word: the reply that hung up, if one has.
     """
 
     __slots__ = ("_auth_failures", "_body", "_counting", "_domains", "_ended", "_faulted", "_junk", "_limits", "_lines", "_lmtp", "_mails",
                  "_out", "_owed", "_plain_octets", "_raw_verbs", "_rows", "_signal", "_state", "_surplus", "_table", "_unknown",
-                 "accepted_recipients", "authenticated", "errors", "esmtp", "helo", "nuisances", "offer", "smtputf8", "tls")  # fmt: skip
+                 "accepted_recipients", "authenticated", "errors", "esmtp", "helo", "last_word", "nuisances", "offer", "smtputf8",
+                 "tls")  # fmt: skip
 
     def __init__(
         self,
@@ -96,6 +98,7 @@ class Engine:
         self.authenticated = False
         self.smtputf8 = False
         self.errors = self.nuisances = 0
+        self.last_word: Reply | None = None
         self.accepted_recipients = 0
         self._limits = limits = limits or _DEFAULT_LIMITS
         self._counting = limits.mails > 0 or limits.recipient_domains > 0
@@ -492,6 +495,7 @@ class Engine:
                 self._enter(target)
         self._out += reply.wire
         if reply.close:
+            self.last_word = reply
             self._enter(_CLOSED)
 
     def _failed(self, verb: str, reply: Reply) -> Reply:
@@ -532,6 +536,7 @@ class Engine:
     def _send(self, reply: Reply) -> None:
         self._out += reply.wire
         if reply.close:
+            self.last_word = reply
             self._enter(State.CLOSED)
 
     def _err(self) -> None:
