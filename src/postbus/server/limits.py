@@ -27,6 +27,7 @@ OF_REPLY: Mapping[Reply, str] = {
     replies.ENDLESS_LINE: "endless_line",
     replies.ENDLESS_MESSAGE: "endless_message",
     replies.TOO_FAR_AHEAD: "backlog",
+    replies.TOO_MANY_CHUNKS: "chunks",
     replies.TOO_BIG: "size",
     replies.TEXT_LINE_TOO_LONG: "line",
     replies.TOO_MANY_RECIPIENTS: "recipients",
