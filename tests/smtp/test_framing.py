@@ -95,3 +95,13 @@ def test_a_burst_is_not_copied_per_line() -> None:
     lines.add(data)
     lines.take()
     assert lines._buffer is data
+
+
+def test_some_takes_so_many_octets_and_leaves_the_rest() -> None:
+    """Content of a known length is cut off the front; what is behind it is read as before."""
+    lines = Lines(1000)
+    lines.add(b"abcdefRSET\r\n")
+    assert [b"abc", b"def", b""] == [lines.some(3), lines.some(3), lines.some(0)]
+    assert b"RSET" == lines.take()
+    lines.add(b"xy")
+    assert (b"xy", 0, b"") == (lines.some(10), len(lines), lines.some(10))
