@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from postbus.server import __main__ as command
+from postbus.server import main as command
 from postbus.server.handlers import Debugging, Sink
 
 MINE = '''
@@ -113,8 +113,8 @@ def test_places(text: str, expected: tuple[str, int]) -> None:
 def test_what_is_served_by_default() -> None:
     """On localhost:8025, by a handler that shows each message; a bare name is a stock handler."""
     said = command._parser().parse_args([])
-    assert (Debugging, ("localhost", 8025), False) == (said.handler, said.listen, said.nosetuid)
-    assert Sink is command._parser().parse_args(["-c", "Sink"]).handler
+    assert (Debugging, ("localhost", 8025), True) == (said.made_by, said.listen, said.setuid)
+    assert Sink is command._parser().parse_args(["-c", "Sink"]).made_by
 
 
 def denied(_: int) -> None:

@@ -1,75 +1,216 @@
-"""A server in a thread: for tests, scripts and programs that have no event loop of their own."""
+"""A server beside a program: in a thread of its own, or on an event loop the program has.
+
+The names, parameters and points to override are aiosmtpd's: ``factory`` makes the protocol of each connection, ``_create_server`` binds.
+What differs: ``start`` asks ``factory`` once instead of connecting to itself; ``stop`` lets a message in transfer have its reply and never
+waits for ever; ``port`` says which port the system chose; *hostname* None is 127.0.0.1, which every machine and container has.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
 import threading
+import warnings
+from abc import ABCMeta, abstractmethod
+from collections.abc import Awaitable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from postbus.server.listener import Listener
-from postbus.server.settings import ListenerSettings, TimeoutSettings
+from postbus.server.settings import ListenerSettings
 from postbus.server.smtp import SMTP
 
-READY_TIMEOUT_S = 5.0
+DEFAULT_READY_TIMEOUT = 5.0  # seconds
 STOP_TIMEOUT_S = 1.0  # for messages in transfer, when stop() is called
+STOP_MAX_S = 10.0  # for the thread to end; a hook that blocks the loop keeps it longer, and is left behind
+LOCALHOST: Literal["127.0.0.1"] = "127.0.0.1"
 
 
-class ThreadedController:
-    """Runs one listener in a thread; ``Controller`` and ``UnixSocketController`` say where it listens.
+def get_localhost() -> Literal["::1", "127.0.0.1"]:
+    """Return the loopback address a controller takes without a *hostname*: IPv4, unless this machine has none."""
+    try:
+        with socket.socket(socket.AF_INET) as probe:
+            probe.bind((LOCALHOST, 0))
+    except OSError:
+        return "::1"
+    return LOCALHOST
 
-    Override ``factory`` to serve a class of your own.
+
+class ListenerServer(asyncio.AbstractServer):
+    """A listener as asyncio's servers are used: ``sockets``, ``close``, ``wait_closed``.
+
+    Attributes:
+        listener: what does the work.
+    """
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def sockets(self) -> tuple[Any, ...]:
+        """The listening sockets; empty once closed."""
+        return self.listener.sockets
+
+    def close(self) -> None:
+        """Stop accepting."""
+        self.listener.stop_accepting()
+
+    async def wait_closed(self) -> None:
+        """Let messages in transfer have their replies, for STOP_TIMEOUT_S; then cut what is left."""
+        await self.listener.drain(STOP_TIMEOUT_S)
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the loop it runs on."""
+        return self._loop
+
+    def is_serving(self) -> bool:
+        """Return whether connections are accepted."""
+        return bool(self.listener.addresses)
+
+    async def start_serving(self) -> None:
+        """Nothing to do: it was started when it was made."""
+
+    async def serve_forever(self) -> None:
+        """Wait until cancelled."""
+        await self._loop.create_future()
+
+
+class BaseController(metaclass=ABCMeta):
+    """What every controller has.
 
     Attributes:
         handler: whose hooks are called.
-        loop: the thread's event loop; None before ``start``.
-        smtpd: the protocol ``factory`` made last, connected or not.
-        listener: the listener, while it runs.
+        ssl_context: TLS from the first octet, or None.
+        SMTP_kwargs: what ``factory`` gives to ``SMTP``.
+        settings: limits, timeouts and policies of the listener.
+        smtpd: the protocol ``factory`` made last, connected or not; None while nothing runs.
+        server: the server, while it runs: ``server.sockets`` are what it listens on.
     """
+
+    smtpd: SMTP | None = None
+    server: asyncio.AbstractServer | None = None
+    server_coro: Awaitable[asyncio.AbstractServer] | None = None
+    _thread_exception: BaseException | None = None
 
     def __init__(
         self,
         handler: Any,
         loop: asyncio.AbstractEventLoop | None = None,
         *,
-        ready_timeout: float = READY_TIMEOUT_S,
         ssl_context: ssl.SSLContext | None = None,
         server_hostname: str | None = None,
+        settings: ListenerSettings | None = None,
         **SMTP_parameters: Any,  # noqa: N803 - aiosmtpd's name
     ) -> None:
         """Take what it serves with.
 
         Args:
             handler: an object with ``handle_<VERB>`` hooks.
-            loop: to run in the thread; None: a new one.
-            ready_timeout: seconds ``start`` waits.
+            loop: to serve on; None: a new one.
             ssl_context: TLS from the first octet, with this context.
-            server_hostname: our name.
-            SMTP_parameters: what ``SMTP`` takes; SMTPUTF8 is on unless they say otherwise.
+            server_hostname: our name in banner and EHLO.
+            settings: limits, timeouts and policies of the listener; its address and TLS are the controller's. None: the defaults.
+            SMTP_parameters: what ``SMTP`` takes; SMTPUTF8 is on unless they say otherwise. ``server_kwargs``, a mapping of the same, is
+                deprecated.
         """
         self.handler = handler
-        self.loop = loop
+        self._loop = loop
         self.ssl_context = ssl_context
-        self.ready_timeout = float(os.environ.get("AIOSMTPD_CONTROLLER_TIMEOUT", ready_timeout))
+        self.settings = settings or ListenerSettings()
+        if "server_kwargs" in SMTP_parameters:
+            warnings.warn("server_kwargs is deprecated: give its items as keyword arguments", DeprecationWarning, stacklevel=3)
+            SMTP_parameters = {**SMTP_parameters.pop("server_kwargs"), **SMTP_parameters}  # noqa: N806 - aiosmtpd's name
         self.SMTP_kwargs: dict[str, Any] = {"enable_SMTPUTF8": True, **SMTP_parameters}
         if server_hostname:
             self.SMTP_kwargs["hostname"] = server_hostname
-        self.smtpd: SMTP | None = None
-        self.listener: Listener | None = None
-        self._thread: threading.Thread | None = None
-        self._ready = threading.Event()
-        self._stopping: asyncio.Event | None = None
-        self._failures: list[BaseException] = []
+        self._factory_invoked = threading.Event()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that serves: as given, or made when it is first asked for."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+        return self._loop
+
+    @loop.setter
+    def loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
 
     def factory(self) -> SMTP:
-        """Return the protocol of one connection."""
+        """Return the protocol of one connection. Override it to serve a class of your own."""
         return SMTP(self.handler, **self.SMTP_kwargs)
 
-    def address(self) -> str:
-        """Return where to listen, as ``ListenerSettings.address`` has it."""
-        raise TypeError(f"{type(self).__name__} listens nowhere")
+    def _factory_invoker(self) -> SMTP:
+        """Return what ``factory`` makes, and remember it.
+
+        Raises:
+            RuntimeError: it made no SMTP protocol.
+        """
+        self._factory_invoked.set()
+        server: Any = self.factory()
+        if not isinstance(server, SMTP):
+            raise RuntimeError(f"factory() returned {type(server).__name__}")  # noqa: TRY004 - aiosmtpd's error
+        self.smtpd = server
+        return server
+
+    @abstractmethod
+    def _create_server(self) -> Awaitable[asyncio.AbstractServer]:
+        """Bind, and return the server; connections are to be made by ``_factory_invoker``."""
+
+    async def _listen(self, address: str) -> ListenerServer:
+        """Return a started server on *address*, as ``ListenerSettings.address`` has it."""
+        tls = {"tls": self.settings.tls.model_copy(update={"mode": "implicit" if self.ssl_context is not None else "none"})}
+        update: dict[str, Any] = {"address": address, **tls}
+        if "timeout" in self.SMTP_kwargs:
+            update["timeouts"] = self.settings.timeouts.model_copy(update={"command_timeout_s": self.SMTP_kwargs["timeout"]})
+        settings = self.settings.model_copy(update=update)
+        listener = Listener(self.handler, settings, factory=self._factory_invoker, tls_context=self.ssl_context)
+        await listener.start()
+        return ListenerServer(listener)
+
+    def _cleanup(self) -> None:
+        """Forget the server that was."""
+        self._thread_exception = None
+        self._factory_invoked.clear()
+        self.server_coro = None
+        self.server = None
+        self.smtpd = None
+
+    def cancel_tasks(self, stop_loop: bool = True) -> None:
+        """Cancel every task of the loop and, unless told otherwise, stop it. Call it by ``loop.call_soon_threadsafe``."""
+        if stop_loop:
+            self.loop.stop()
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+
+
+class BaseThreadedController(BaseController, metaclass=ABCMeta):
+    """A server in a thread of its own: ``start`` and ``stop``, as often as you like.
+
+    Attributes:
+        ready_timeout: seconds ``start`` waits; the environment variable AIOSMTPD_CONTROLLER_TIMEOUT overrides it, for slow machines.
+    """
+
+    _thread: threading.Thread | None = None
+
+    def __init__(
+        self,
+        handler: Any,
+        loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        ready_timeout: float = DEFAULT_READY_TIMEOUT,
+        ssl_context: ssl.SSLContext | None = None,
+        server_hostname: str | None = None,
+        settings: ListenerSettings | None = None,
+        **SMTP_parameters: Any,  # noqa: N803 - aiosmtpd's name
+    ) -> None:
+        """As ``BaseController``; *ready_timeout* in seconds."""
+        super().__init__(handler, loop, ssl_context=ssl_context, server_hostname=server_hostname, settings=settings, **SMTP_parameters)
+        self.ready_timeout = float(os.environ.get("AIOSMTPD_CONTROLLER_TIMEOUT", ready_timeout))
 
     def start(self) -> None:
         """Start the thread and wait until the server accepts.
@@ -79,104 +220,183 @@ class ThreadedController:
             Exception: whatever kept it from starting, a broken ``factory`` included.
         """
         assert self._thread is None, "SMTP daemon already running"
-        self._ready.clear()
-        self._failures.clear()
-        self._thread = threading.Thread(target=self._run, name="postbus-controller", daemon=True)
+        self._cleanup()
+        if self.loop.is_closed():  # by the last stop()
+            self._loop = None
+        ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(ready,), name="postbus-controller", daemon=True)
         self._thread.start()
-        ready = self._ready.wait(self.ready_timeout)
-        if self._failures:
+        accepted = ready.wait(self.ready_timeout)
+        if self._thread_exception is not None:
+            error = self._thread_exception
             self._join()
-            raise self._failures.pop()
-        if not ready:
+            raise error
+        if not accepted:
             raise TimeoutError("SMTP server failed to start within allotted time; try a larger ready_timeout")
 
-    def stop(self, *, no_assert: bool = False) -> None:
-        """Stop the server: a message in transfer has STOP_TIMEOUT_S to get its reply; then end the thread."""
+    def stop(self, no_assert: bool = False) -> None:
+        """Stop accepting, give a message in transfer STOP_TIMEOUT_S to get its reply, cancel what is left and end the thread.
+
+        A hook that blocks the loop for more than STOP_MAX_S is left behind in its daemon thread, with a ResourceWarning.
+        """
         assert no_assert or self._thread is not None, "SMTP daemon not running"
-        if self._thread is not None and self.loop is not None and self._stopping is not None:
-            self.loop.call_soon_threadsafe(self._stopping.set)
+        if self._thread is not None:
+            with suppress(RuntimeError):  # the loop has ended by itself
+                self.loop.call_soon_threadsafe(self.loop.stop)
             self._join()
+        self._cleanup()
 
     def _join(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        self.smtpd = None
-        self.listener = None
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        thread.join(STOP_MAX_S)
+        if thread.is_alive():
+            warnings.warn("a hook blocks the event loop; its thread was left behind", ResourceWarning, stacklevel=3)
+            self._loop = None
 
-    def _run(self) -> None:
+    def _run(self, ready_event: threading.Event) -> None:
         """The thread's work."""
-        loop = self.loop = self.loop if self.loop is not None and not self.loop.is_closed() else asyncio.new_event_loop()
+        loop = self.loop
         asyncio.set_event_loop(loop)
         try:
-            loop.run_until_complete(self._serve())
+            self._factory_invoker()  # one that fails should fail ``start``, not the first client
+            self.server_coro = self._create_server()
+            self.server = loop.run_until_complete(self.server_coro)
+            loop.call_soon(ready_event.set)
+            loop.run_forever()
+            loop.run_until_complete(_closed(self.server))
         except BaseException as error:  # noqa: BLE001 - told by ``start``
-            self._failures.append(error)
+            self._thread_exception = error
         finally:
+            self.cancel_tasks(stop_loop=False)
+            loop.run_until_complete(_cancelled())
             loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.run_until_complete(loop.shutdown_default_executor())
             asyncio.set_event_loop(None)
             loop.close()
-            self._ready.set()
-
-    async def _serve(self) -> None:
-        self._stopping = asyncio.Event()
-        self._make()  # a factory that fails should fail ``start``, not the first client
-        listener = self.listener = Listener(self.handler, self._settings(), factory=self._make, tls_context=self.ssl_context)
-        await listener.start()
-        self.bound(listener.addresses)
-        self._ready.set()
-        await self._stopping.wait()
-        await listener.drain(STOP_TIMEOUT_S)
-
-    def bound(self, addresses: list[str]) -> None:
-        """The listener is bound to *addresses*."""
-
-    def _make(self) -> SMTP:
-        server: Any = self.factory()
-        if not isinstance(server, SMTP):
-            raise RuntimeError(f"factory() returned {type(server).__name__}")  # noqa: TRY004 - aiosmtpd's error
-        self.smtpd = server
-        return server
-
-    def _settings(self) -> ListenerSettings:
-        settings = ListenerSettings(
-            address=self.address(),
-            timeouts=TimeoutSettings(command_timeout_s=self.SMTP_kwargs.get("timeout", 300)),
-        )
-        if self.ssl_context is not None:
-            settings = settings.model_copy(update={"tls": settings.tls.model_copy(update={"mode": "implicit"})})
-        return settings
+            ready_event.set()
 
 
-class Controller(ThreadedController):
-    """A server on a TCP port; attributes ``hostname`` and ``port`` say which (port 0: a free one, known once started)."""
+class BaseUnthreadedController(BaseController, metaclass=ABCMeta):
+    """A server on a loop that the program runs: ``begin`` before, ``finalize`` or ``end`` at the end.
+
+    A program whose loop runs already has ``Listener`` (``await listener.start()``, ``await listener.drain(deadline_s)``).
+
+    Attributes:
+        ended: set once the server is closed.
+    """
 
     def __init__(
-        self, handler: Any, hostname: str | None = None, port: int = 8025, loop: asyncio.AbstractEventLoop | None = None, **parameters: Any
+        self,
+        handler: Any,
+        loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        server_hostname: str | None = None,
+        settings: ListenerSettings | None = None,
+        **SMTP_parameters: Any,  # noqa: N803 - aiosmtpd's name
     ) -> None:
-        """Args are aiosmtpd's; *hostname* None: loopback."""
-        super().__init__(handler, loop, **parameters)
-        self.hostname = "127.0.0.1" if hostname is None else hostname
+        """As ``BaseController``."""
+        super().__init__(handler, loop, ssl_context=ssl_context, server_hostname=server_hostname, settings=settings, **SMTP_parameters)
+        self.ended = threading.Event()
+        self._finalizing: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Bind; connections are served while the loop runs, which is the program's to do.
+
+        Raises:
+            OSError: the address cannot be bound.
+            RuntimeError: the loop runs already, or ``factory`` makes no SMTP protocol.
+        """
+        asyncio.set_event_loop(self.loop)
+        self._factory_invoker()
+        self.server_coro = self._create_server()
+        self.server = self.loop.run_until_complete(self.server_coro)
+
+    async def finalize(self) -> None:
+        """Stop accepting, let messages in transfer have their replies, close; harmless when it is closed."""
+        self.ended.clear()
+        if self.server is not None:
+            await _closed(self.server)
+        self._cleanup()
+        self.ended.set()
+
+    def end(self) -> None:
+        """Have ``finalize`` run: at once if the loop stands still, else soon, and ``ended`` says when."""
+        self.ended.clear()
+        if self.loop.is_running():
+            self._finalizing = self.loop.create_task(self.finalize())
+        else:
+            self.loop.run_until_complete(self.finalize())
+
+
+class InetMixin(BaseController, metaclass=ABCMeta):
+    """Listens on a TCP port.
+
+    Attributes:
+        hostname: an address of this machine; ``""``: all of them.
+        port: of TCP; 0: a free one, which it becomes once started.
+    """
+
+    def __init__(
+        self, handler: Any, hostname: str | None = None, port: int = 8025, loop: asyncio.AbstractEventLoop | None = None, **kwargs: Any
+    ) -> None:
+        """As ``BaseController``; *hostname* None: loopback."""
+        super().__init__(handler, loop, **kwargs)
+        self._localhost = get_localhost()
+        self.hostname = self._localhost if hostname is None else hostname
         self.port = port
 
-    def address(self) -> str:
-        """Return ``host:port``."""
-        return f"[{self.hostname}]:{self.port}" if ":" in self.hostname else f"{self.hostname}:{self.port}"
-
-    def bound(self, addresses: list[str]) -> None:
-        """Remember the port the system chose."""
-        self.port = int(addresses[0].rpartition(":")[2])
+    async def _create_server(self) -> asyncio.AbstractServer:
+        server = await self._listen(f"[{self.hostname}]:{self.port}" if ":" in self.hostname else f"{self.hostname}:{self.port}")
+        self.port = self.port or int(server.sockets[0].getsockname()[1])
+        return server
 
 
-class UnixSocketController(ThreadedController):
-    """A server on a Unix socket."""
+class UnixSocketMixin(BaseController, metaclass=ABCMeta):
+    """Listens on a Unix socket.
 
-    def __init__(self, handler: Any, unix_socket: str | Path, loop: asyncio.AbstractEventLoop | None = None, **parameters: Any) -> None:
-        """Args are aiosmtpd's; *unix_socket* is the path to listen on."""
-        super().__init__(handler, loop, **parameters)
+    Attributes:
+        unix_socket: its path.
+    """
+
+    def __init__(self, handler: Any, unix_socket: str | Path, loop: asyncio.AbstractEventLoop | None = None, **kwargs: Any) -> None:
+        """As ``BaseController``; *unix_socket* is the path to listen on."""
+        super().__init__(handler, loop, **kwargs)
         self.unix_socket = str(unix_socket)
 
-    def address(self) -> str:
-        """Return ``unix:/path``."""
-        return f"unix:{Path(self.unix_socket).absolute()}"
+    def _create_server(self) -> Awaitable[asyncio.AbstractServer]:
+        return self._listen(f"unix:{Path(self.unix_socket).absolute()}")
+
+
+class Controller(InetMixin, BaseThreadedController):
+    """A server on a TCP port, in a thread."""
+
+
+class UnixSocketController(UnixSocketMixin, BaseThreadedController):
+    """A server on a Unix socket, in a thread."""
+
+
+class UnthreadedController(InetMixin, BaseUnthreadedController):
+    """A server on a TCP port, on the program's loop."""
+
+
+class UnixSocketUnthreadedController(UnixSocketMixin, BaseUnthreadedController):
+    """A server on a Unix socket, on the program's loop."""
+
+
+async def _closed(server: asyncio.AbstractServer) -> None:
+    """Close *server*; one that a subclass made waits for its connections from Python 3.12 on, so it gets only STOP_TIMEOUT_S."""
+    server.close()
+    if isinstance(server, ListenerServer):
+        await server.wait_closed()
+        return
+    with suppress(TimeoutError):
+        await asyncio.wait_for(server.wait_closed(), STOP_TIMEOUT_S)
+
+
+async def _cancelled() -> None:
+    """Wait for the tasks that were cancelled, for STOP_TIMEOUT_S."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    if tasks:
+        await asyncio.wait(tasks, timeout=STOP_TIMEOUT_S)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import ssl
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -52,6 +53,8 @@ class Dialog(Content):
         "__ident__",
         "_answered",
         "_began_at",
+        "_call_limits",
+        "_calls",
         "_greeted",
         "_partial",
         "_pushed",
@@ -68,6 +71,11 @@ class Dialog(Content):
     __ident__: str
     data_size_limit: int | None
     require_starttls: bool
+    command_size_limit: int
+    line_length_limit: int
+    local_part_limit: int
+    _call_limits: tuple[Mapping[str, int], int] | None
+    _calls: Counter[str]
     _began_at: float
     _greeted: bool
     _raw: bool
@@ -122,7 +130,7 @@ class Dialog(Content):
             plan = roster.plan = Plan(self, roster)
         self._plan = plan
         self._set_rset_state()
-        self.engine = Engine(plan.offer, lmtp=self.lmtp, limits=roster.terms.limits, raw_verbs=plan.raw_verbs, tls=tls)
+        self.engine = Engine(plan.offer, lmtp=self.lmtp, limits=plan.limits, raw_verbs=plan.raw_verbs, tls=tls)
         self._greeted = True
         hook = plan.hooks.connect
         if hook is not None:
@@ -229,11 +237,21 @@ class Dialog(Content):
             return self._verdict("HELO", result)
         if not self._plan.hooks.ehlo_has_responses:  # the 4-argument form: our lines first, its line last
             own = self._verdict("EHLO", result)
-            return own if own.code >= 400 else Reply(250, (*self.engine.greeting_lines(), own.lines[-1]))
+            return own if own.code >= 400 else Reply(250, (*self.engine.greeting_lines(), *self._pushed_lines(), own.lines[-1]))
         try:
-            return ehlo_reply(result)
+            return self._with_pushed(ehlo_reply(result))
         except Misanswered:
             return self._verdict("EHLO", None)
+
+    def _pushed_lines(self) -> tuple[str, ...]:
+        """Return the lines (``250-KEYWORD``) that a hook has pushed ahead of its greeting's last one, and forget them."""
+        begun, self._partial = self._partial, ""
+        return tuple(line[4:] for line in begun.splitlines())
+
+    def _with_pushed(self, reply: Reply) -> Reply:
+        """Return *reply* with the lines pushed ahead of it, behind our name."""
+        pushed = self._pushed_lines() if self._partial else ()
+        return Reply(reply.code, (reply.lines[0], *pushed, *reply.lines[1:])) if pushed and reply.code == 250 else reply
 
     def _on_mail(self, event: Mail) -> Outcome:
         if 0 < self.roster.terms.messages_max <= self.messages_accepted + self.messages_refused:
@@ -363,11 +381,21 @@ class Dialog(Content):
 
     def _on_command(self, event: Command) -> Outcome:
         """Call the method of a raw verb."""
+        if self._plan.counts and self._spent(event.verb):
+            self.reason = "limit"
+            return Reply(421, f"{event.verb} sent too many times", "4.7.0")
         self._raw = True
         self._answered = False
         self._pushed = None
         name = self._plan.methods[event.verb]
         return Pending(getattr(self, name)(event.arg), self._commanded, event, name, self.envelope)
+
+    def _spent(self, verb: str) -> bool:
+        """Count a call of *verb*; return whether that was one too many."""
+        assert self._call_limits is not None
+        of_its_own, of_any = self._call_limits
+        self._calls[verb] += 1
+        return self._calls[verb] > of_its_own.get(verb, of_any)
 
     def _commanded(self, event: Command, result: Any) -> Outcome:
         """The method has returned: what it pushed last is the answer, unless it gave one by calling its superclass."""

@@ -89,6 +89,7 @@ class Listener:
         self._server: asyncio.Server | None = None
         self._path: Path | None = None
         self._accepting: asyncio.Task[None] | None = None
+        self._accepts_from: socket.socket | None = None
         self._handshakes: set[asyncio.Task[None]] = set()
         self._stop_watching: Callable[[], None] | None = None
 
@@ -101,6 +102,13 @@ class Listener:
     def tls_context(self) -> ssl.SSLContext | None:
         """The context of handshakes that start now."""
         return self._tls_context
+
+    @property
+    def sockets(self) -> tuple[Any, ...]:
+        """The listening sockets; empty while it does not listen."""
+        if not self.addresses:
+            return ()
+        return (self._accepts_from,) if self._server is None else tuple(self._server.sockets)
 
     async def start(self) -> None:
         """Bind and accept.
@@ -281,6 +289,7 @@ class Listener:
 
     def _accept_from(self, loop: asyncio.AbstractEventLoop, bound: socket.socket) -> None:
         bound.setblocking(False)
+        self._accepts_from = bound
         self._accepting = loop.create_task(self._accept(loop, bound))
 
     async def _accept(self, loop: asyncio.AbstractEventLoop, bound: socket.socket) -> None:

@@ -7,17 +7,20 @@ alone are never called: their verbs go the fast way, and only a verb whose metho
 from __future__ import annotations
 
 import ssl
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from postbus.server.hooks import Hooks
 from postbus.smtp.replies import Reply
-from postbus.smtp.terms import Offer
+from postbus.smtp.terms import Limits, Offer
 
 if TYPE_CHECKING:
     from postbus.server.dialog import Dialog
     from postbus.server.roster import Roster
+
+DEFAULT_LIMITS = Limits()
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -50,11 +53,13 @@ class Plan:
         raw_verbs: the same names, as the engine takes them.
         offer: for connections as they begin.
         banner: greeting of the usual kind.
+        limits: of the engine; the class' own bounds included.
         pushes, checks_helo: ``push`` or ``check_helo_needed`` is overridden: every verb is raw, to go through it.
+        counts: ``command_call_limit`` is set: every verb is raw, to be counted.
         explains: somebody overrides ``handle_exception`` or hooks it.
     """
 
-    __slots__ = ("banner", "checks_helo", "explains", "hooks", "key", "methods", "offer", "pushes", "raw_verbs")
+    __slots__ = ("banner", "checks_helo", "counts", "explains", "hooks", "key", "limits", "methods", "offer", "pushes", "raw_verbs")
 
     def __init__(self, server: Dialog, roster: Roster) -> None:
         self.key = key_of(server, roster)
@@ -62,13 +67,16 @@ class Plan:
         self.hooks = Hooks(server.event_handler, by_server=not is_stock(smtp_class, "_call_handler_hook"))
         self.pushes = not is_stock(smtp_class, "push")
         self.checks_helo = not is_stock(smtp_class, "check_helo_needed")
+        self.counts = server._call_limits is not None  # noqa: SLF001 - a floor of the same class
         methods = {name.removeprefix("smtp_").upper(): name for name in dir(smtp_class) if name.startswith("smtp_")}
-        if not (self.pushes or self.checks_helo):
-            methods = {verb: name for verb, name in methods.items() if not is_stock(smtp_class, name)}
+        if not (self.pushes or self.checks_helo or self.counts):
+            raw = _raw_for_its_class(server)
+            methods = {verb: name for verb, name in methods.items() if verb in raw or not is_stock(smtp_class, name)}
         self.methods = methods
         self.raw_verbs = frozenset(methods)
         self.explains = self.hooks.exception is not None or not is_stock(smtp_class, "handle_exception")
         self.offer = offer_of(server, roster)
+        self.limits = limits_of(server, roster.terms.limits)
         self.banner = Reply(220, banner_text(server))
 
     def syntaxes(self, server: Dialog) -> dict[str, str]:
@@ -92,6 +100,25 @@ def is_stock(smtp_class: type, name: str) -> bool:
     return getattr(smtp_class, name).__module__ in STOCK_MODULES
 
 
+def _raw_for_its_class(server: Dialog) -> set[str]:
+    """Return the verbs that old hooks and bounds of *server*'s class make raw."""
+    raw = set()
+    for hook, verbs, instead in (("ehlo_hook", {"EHLO", "LHLO"}, "handle_EHLO"), ("rset_hook", {"RSET"}, "handle_RSET")):
+        if hasattr(server, hook):
+            warnings.warn(f"Use handler.{instead}() instead of .{hook}()", DeprecationWarning, stacklevel=2)
+            raw |= verbs
+    return raw | {"MAIL", "RCPT"} if server.local_part_limit else raw
+
+
+def limits_of(server: Dialog, limits: Limits) -> Limits:
+    """Return the listener's *limits*, where the class of *server* has none of its own."""
+    if server.command_size_limit != DEFAULT_LIMITS.command_octets:
+        limits = replace(limits, command_octets=server.command_size_limit)
+    if server.line_length_limit != DEFAULT_LIMITS.text_line_octets:
+        limits = replace(limits, text_line_octets=server.line_length_limit)
+    return limits
+
+
 def banner_text(server: Dialog) -> str:
     """Return the greeting's words; the protocol name is what some clients look for (RFC 5321 s4.2)."""
     return f"{server.hostname} {'LMTP' if server.lmtp else 'ESMTP'} {server.__ident__}"
@@ -111,6 +138,10 @@ def key_of(server: Dialog, roster: Roster) -> tuple[Any, ...]:
         server.__ident__,
         server.tls_context is None,
         server.require_starttls,
+        server._call_limits is None,  # noqa: SLF001 - a floor of the same class
+        server.command_size_limit,
+        server.line_length_limit,
+        server.local_part_limit,
     )
 
 

@@ -13,6 +13,9 @@ import asyncio
 import inspect
 import socket
 import ssl
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any, cast
@@ -21,15 +24,21 @@ from postbus.server.body import Spill
 from postbus.server.connection import UPGRADE
 from postbus.server.dialog import Dialog
 from postbus.server.envelope import Envelope
-from postbus.server.hooks import MISSING
-from postbus.server.outcome import Answer
-from postbus.server.plan import Plan, syntax
+from postbus.server.hooks import MISSING, Hooks
+from postbus.server.outcome import Answer, Outcome
+from postbus.server.plan import DEFAULT_LIMITS, Plan, syntax
 from postbus.server.session import Session
-from postbus.smtp.events import DataStart, EndOfMessage, StartTls
+from postbus.smtp.commands import VERBS
+from postbus.smtp.events import DataStart, EndOfMessage, Mail, Rcpt, StartTls
 from postbus.smtp.replies import Reply
 
+BOGUS_LIMIT = 5  # unknown verbs of a session, the one that ends it not counted
+CALL_LIMIT_DEFAULT = 20  # calls of a verb that a ``command_call_limit`` mapping does not name
 DATA_SIZE_DEFAULT = 2**25
 NEEDS_HELO = frozenset({"MAIL", "RCPT", "DATA", "VRFY"})  # as in aiosmtpd
+
+OLD_HOOKS = {"EHLO": "ehlo_hook", "LHLO": "ehlo_hook", "RSET": "rset_hook"}  # methods of a server, from before handlers had hooks
+MALFORMED_ADDRESS = Reply(553, "Error: malformed address", "5.1.3")
 
 
 @cache
@@ -38,8 +47,44 @@ def machine_name() -> str:
     return socket.getfqdn()
 
 
+def make_loop() -> asyncio.AbstractEventLoop:
+    """Return the running loop, else the thread's current one, else a new one, made current: Python 3.14 makes none by itself."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 and 3.13 still make one, and say so
+            return asyncio.get_event_loop()
+    except RuntimeError:
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        return loop
+
+
+def call_limits(limit: Any) -> tuple[Mapping[str, int], int] | None:
+    """Return (calls by verb, calls of any other verb) as *limit*, a ``command_call_limit``, says; None: nothing is counted.
+
+    Raises:
+        TypeError: *limit* is neither a number nor a mapping of verbs to numbers.
+    """
+    if limit is None:
+        return None
+    if isinstance(limit, int):
+        return {}, limit
+    if not isinstance(limit, Mapping) or not all(isinstance(calls, int) for calls in limit.values()):
+        raise TypeError("command_call_limit must be int or Dict[str, int]")
+    return limit, limit.get("*", CALL_LIMIT_DEFAULT)
+
+
 class SMTP(Dialog):
     """One SMTP session; ``LMTP`` is the other protocol.
+
+    Class attributes, to set in a subclass:
+        command_size_limit: longest command line in octets with its CRLF, before what its verb's extensions allow (RFC 5321 s4.5.3.1.4).
+        line_length_limit: longest content line in octets; beyond it the message gets 550 5.6.0. aiosmtpd's 1001 refuses unwrapped base64.
+        local_part_limit: longest local part in octets (RFC 5321 s4.5.3.1.1 says 64); 0: as long as the command allows.
 
     Attributes:
         event_handler: the handler whose hooks are called.
@@ -50,6 +95,10 @@ class SMTP(Dialog):
     """
 
     __slots__ = ()
+
+    command_size_limit: int = DEFAULT_LIMITS.command_octets
+    line_length_limit: int = DEFAULT_LIMITS.text_line_octets
+    local_part_limit: int = 0
 
     def __init__(
         self,
@@ -63,6 +112,7 @@ class SMTP(Dialog):
         tls_context: ssl.SSLContext | None = None,
         require_starttls: bool = False,
         timeout: float = 300,
+        command_call_limit: int | dict[str, int] | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         """Take aiosmtpd's parameters.
@@ -77,9 +127,14 @@ class SMTP(Dialog):
             tls_context: offer STARTTLS with it.
             require_starttls: take mail only after STARTTLS.
             timeout: seconds to wait for a command, where no listener decides it.
+            command_call_limit: how often one verb may come in a session, by verb (``"*"``: any other), or for all alike; then 421 4.7.0.
+                None: only what the listener's limits say.
             loop: the running loop; None: asked for.
+
+        Raises:
+            TypeError: *command_call_limit* is neither a number nor a mapping of verbs to numbers.
         """
-        super().__init__(loop or asyncio.get_event_loop(), timeout)
+        super().__init__(loop or make_loop(), timeout)
         self.event_handler = handler
         self.data_size_limit = data_size_limit
         self.enable_SMTPUTF8 = enable_SMTPUTF8
@@ -88,6 +143,8 @@ class SMTP(Dialog):
         self.__ident__ = ident or "postbus"
         self.tls_context = tls_context
         self.require_starttls = bool(tls_context and require_starttls)
+        self._call_limits = call_limits(command_call_limit)
+        self._calls = Counter()
         self.session: Session | None = None
         self.envelope: Envelope | None = None
         self.messages_accepted = 0
@@ -108,6 +165,26 @@ class SMTP(Dialog):
         self._greeted = False
 
     # --- what subclasses call and override
+
+    @property
+    def _handle_hooks(self) -> dict[str, Callable[..., Any]]:
+        """The handler's hooks by name: ``{"DATA": handler.handle_DATA}``."""
+        return self._plan.hooks.by_name if self._greeted else Hooks(self.event_handler).by_name
+
+    @property
+    def _smtp_methods(self) -> dict[str, Callable[..., Any]]:
+        """The methods of this server by verb: ``{"DATA": self.smtp_DATA}``."""
+        return {name.removeprefix("smtp_").upper(): getattr(self, name) for name in dir(self) if name.startswith("smtp_")}
+
+    @property
+    def command_size_limits(self) -> Mapping[str, int]:
+        """Longest line of each verb in octets, what its extensions allow included; the same in every session, however often EHLO comes."""
+        return {verb: self.command_size_limit + row.allowance_octets for verb, row in VERBS.items()}
+
+    @property
+    def max_command_size_limit(self) -> int:
+        """The longest of them."""
+        return max(self.command_size_limits.values())
 
     async def _call_handler_hook(self, command: str, *args: Any) -> Any:
         """Return what ``handle_<command>(self, session, envelope, *args)`` returns, or MISSING if the handler has none."""
@@ -176,6 +253,12 @@ class SMTP(Dialog):
         if isinstance(event, Reply):
             await self.push(str(event))
             return
+        if isinstance(event, Mail | Rcpt) and 0 < self.local_part_limit < len(event.address.rpartition("@")[0].encode()):
+            await self._settle_answer(MALFORMED_ADDRESS)
+            return
+        old_hook = getattr(self, OLD_HOOKS.get(verb, ""), None)
+        if old_hook is not None:
+            await old_hook()
         await self._conclude(event, shift)
         if shift != self._shift or self.finished:  # the session has moved on: what it is about now is no business of this call's
             return
@@ -191,10 +274,15 @@ class SMTP(Dialog):
     async def _conclude(self, event: Any, shift: int) -> None:
         """Answer *event* as the fast way would."""
         outcome = self._end(event) if isinstance(event, EndOfMessage) else self.acts[type(event)](self, event)
-        answer = await self.resolve(outcome, shift)
+        await self._settle_answer(await self.resolve(outcome, shift))
+
+    async def _settle_answer(self, answer: Outcome) -> None:
+        """Give *answer* to the engine, behind what was pushed before it."""
         pushed, self._pushed = self._pushed, None
         if pushed is not None:
             self.engine.push(pushed)
+        if isinstance(answer, Reply):
+            answer = self._with_pushed(answer)
         if isinstance(answer, Reply | tuple):
             if self._plan.pushes:
                 answer = await self._pushed_through(answer)
