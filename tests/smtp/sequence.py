@@ -20,7 +20,8 @@ COMMANDS = {
     "EHLO": b"EHLO client.example\r\n", "HELO": b"HELO client.example\r\n", "LHLO": b"LHLO client.example\r\n",
     "MAIL": b"MAIL FROM:<a@client.example>\r\n", "RCPT": b"RCPT TO:<b@mx.test>\r\n", "DATA": b"DATA\r\n", "RSET": b"RSET\r\n",
     "NOOP": b"NOOP\r\n", "QUIT": b"QUIT\r\n", "VRFY": b"VRFY b\r\n", "EXPN": b"EXPN b\r\n", "HELP": b"HELP\r\n",
-    "STARTTLS": b"STARTTLS\r\n", ".": b"text\r\n.\r\n",
+    "STARTTLS": b"STARTTLS\r\n",
+    "XCLIENT": b"XCLIENT ADDR=192.0.2.1\r\n", "XFORWARD": b"XFORWARD ADDR=192.0.2.1\r\n", ".": b"text\r\n.\r\n",
 }  # fmt: skip
 
 # How to get there: the commands before, and how RCPT is answered on the way.
@@ -33,16 +34,16 @@ WAYS = {
     CONTENT: "EHLO MAIL RCPT DATA",
 }
 
-#              EHLO HELO MAIL RCPT DATA RSET NOOP QUIT VRFY EXPN HELP STARTTLS
+#              EHLO HELO MAIL RCPT DATA RSET NOOP QUIT VRFY EXPN HELP STARTTLS XCLIENT XFORWARD
 CODES = {
-    CONNECTED:  "250G 250G 503  503  503  250  250  221X 252  502  214  503",
-    GREETED:    "250G 250G 250S 503  503  250G 250  221X 252  502  214  220C",
-    SENDER:     "250G 250G 503  250R 503  250G 250  221X 252  502  214  503",
-    REFUSED:    "250G 250G 503  250R 554  250G 250  221X 252  502  214  503",
-    RECIPIENTS: "250G 250G 503  250R 354D 250G 250  221X 252  502  214  503",
+    CONNECTED:  "250G 250G 503  503  503  250  250  221X 252  502  214  503      220C    250",
+    GREETED:    "250G 250G 250S 503  503  250G 250  221X 252  502  214  220C     220C    250",
+    SENDER:     "250G 250G 503  250R 503  250G 250  221X 252  502  214  503      503     503",
+    REFUSED:    "250G 250G 503  250R 554  250G 250  221X 252  502  214  503      503     503",
+    RECIPIENTS: "250G 250G 503  250R 354D 250G 250  221X 252  502  214  503      503     503",
 }  # fmt: skip
 LMTP_CODES = {state: line.replace("554", "503") for state, line in CODES.items()}
-_COLUMNS = ("EHLO", "HELO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT", "VRFY", "EXPN", "HELP", "STARTTLS")
+_COLUMNS = ("EHLO", "HELO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT", "VRFY", "EXPN", "HELP", "STARTTLS", "XCLIENT", "XFORWARD")
 _TARGETS = {"G": GREETED, "S": SENDER, "R": RECIPIENTS, "D": CONTENT, "X": CLOSED, "C": CONNECTED}  # C: TLS comes up at once
 
 # state, command, the shell's answer, the state after it. Where an answer is not listed nothing may move.
@@ -61,6 +62,8 @@ ANSWERS = [
     *((CONTENT, ".", code, GREETED) for code in (250, 354, 451, 554)),
     (CONTENT, ".", 421, CLOSED),
     *((GREETED, "STARTTLS", code, GREETED) for code in (454, 501)),
+    *((state, "XCLIENT", code, state) for state in (CONNECTED, GREETED) for code in (450, 550)),
+    *((state, "XFORWARD", code, state) for state in (CONNECTED, GREETED) for code in (450, 550)),
     (CONNECTED, "EHLO", 250, GREETED),
 ]
 
@@ -72,6 +75,8 @@ MALFORMED = [
     *((state, b"VRFY\r\n", "501", state) for state in CODES),
     (GREETED, b"MAIL FROM:<a\r\n", "501", GREETED),
     (GREETED, b"STARTTLS now\r\n", "501", GREETED),
+    *((state, b"XCLIENT ADDR\r\n", "501", state) for state in (CONNECTED, GREETED)),
+    *((state, b"XFORWARD ADDR\r\n", "501", state) for state in (CONNECTED, GREETED)),
     (SENDER, b"RCPT TO:<b@>\r\n", "501", REFUSED),
     (SENDER, b"RCPT TO:<b\0@mx.test>\r\n", "501", REFUSED),
     (REFUSED, b"RCPT TO:<b@>\r\n", "501", REFUSED),
@@ -116,7 +121,7 @@ def rows() -> Iterator[Row]:
 
 def check(row: Row) -> None:
     """Play *row*."""
-    driver = Driver(replace(OFFER, starttls=True), lmtp=row.lmtp)
+    driver = Driver(replace(OFFER, starttls=True, xclient=True, xforward=True), lmtp=row.lmtp)
     for step in WAYS[row.state].split():
         verb = step.rstrip("!")
         driver.policy = Policy(answers={"RCPT": Reply(550, "No")} if step.endswith("!") else {})

@@ -11,6 +11,7 @@ import inspect
 import ssl
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from postbus import telemetry
@@ -20,7 +21,8 @@ from postbus.server.envelope import Envelope
 from postbus.server.hooks import MISSING, Hook, Misanswered, ehlo_reply
 from postbus.server.outcome import Answer, Outcome, Pending, blamed
 from postbus.server.plan import Plan, key_of
-from postbus.server.session import Session, tls_of
+from postbus.server.preface import refused
+from postbus.server.session import Session, speak_for, tls_of
 from postbus.smtp import replies
 from postbus.smtp.engine import Engine
 from postbus.smtp.events import (
@@ -37,8 +39,11 @@ from postbus.smtp.events import (
     Rset,
     StartTls,
     Vrfy,
+    Xclient,
+    Xforward,
 )
 from postbus.smtp.replies import Reply
+from postbus.smtp.terms import Offer
 
 NULL_SENDER = "<>"  # what aiosmtpd's handlers see for the null reverse-path
 
@@ -117,7 +122,14 @@ class Dialog(Content):
         if old is None:
             self._began_at = self.loop.time()
         session.id = self.roster.new_id() if old is None else old.id
-        session.peer = transport.get_extra_info("peername") if old is None else old.peer
+        if old is None:
+            session.peer = self.peername
+            session.proxy_data = self.proxied
+            direct = transport.get_extra_info("peername")
+            session.proxy_peer = direct if direct != self.peername else None
+        else:
+            session.peer, session.proxy_peer, session.proxy_data = old.peer, old.proxy_peer, old.proxy_data
+            session.peer_host, session.xclient = old.peer_host, old.xclient
         session.listener = terms.name
         session.lmtp = self.lmtp
         session.find_local = transport.get_extra_info
@@ -130,22 +142,53 @@ class Dialog(Content):
             plan = roster.plan = Plan(self, roster)
         self._plan = plan
         self._set_rset_state()
-        self.engine = Engine(plan.offer, lmtp=self.lmtp, limits=plan.limits, raw_verbs=plan.raw_verbs, tls=tls)
+        self.engine = Engine(self._offer(plan.offer), lmtp=self.lmtp, limits=plan.limits, raw_verbs=plan.raw_verbs, tls=tls)
         self._greeted = True
-        hook = plan.hooks.connect
+        if self.proxied is None:
+            return self.welcome()
+        hook = plan.hooks.proxy
+        if hook is None:
+            return self._proxy_judged(None, MISSING)
+        return self._ask("PROXY", hook, self._proxy_judged, None, self.proxied)
+
+    def _offer(self, offer: Offer) -> Offer:
+        """Return *offer* as it is for this peer."""
+        terms, session = self.roster.terms, self.session
+        assert session is not None
+        if terms.xclient and session.peer in terms.xclient:
+            offer = replace(offer, xclient=True)
+        if terms.xforward and session.peer in terms.xforward:
+            offer = replace(offer, xforward=True)
+        return offer
+
+    def _proxy_judged(self, _event: None, result: Any) -> Outcome:
+        """Go on if ``handle_PROXY`` said so; without it, if the listener knows whom to trust. Else close without a word."""
+        goes_on = self.roster.terms.header is not None if result is MISSING else bool(result) and not isinstance(result, Reply)
+        if goes_on:
+            return self.welcome()
+        refused(self.roster.terms.name, self.peername, "handler")
+        self.drop("proxy")
+        return None
+
+    def welcome(self) -> Outcome:
+        """Ask ``handle_CONNECT``, and greet."""
+        hook = self._plan.hooks.connect
         if hook is not None:
             return self._ask("CONNECT", hook, self._connected, None)
-        self.engine.open(plan.banner)
+        self.engine.open(self._plan.banner)
         return None
 
     def _connected(self, _event: None, result: Any) -> Outcome:
-        """``handle_CONNECT`` said nothing (greet as usual), or words of its own: 220 to greet, 4xx or 5xx to turn the peer away."""
-        banner = self._plan.banner
-        if result is not None and result is not MISSING:
-            text = result if isinstance(result, str) else ""
-            banner = Reply.parse(text) if text[:3] == "220" else self._verdict("CONNECT", result)
-        self.engine.open(banner)
+        """``handle_CONNECT`` has decided."""
+        self.engine.open(self._banner(result))
         return None
+
+    def _banner(self, result: Any) -> Reply:
+        """Return the banner ``handle_CONNECT`` wants: as usual if it said nothing; 220 to greet, 4xx or 5xx to turn the peer away."""
+        if result is None or result is MISSING:
+            return self._plan.banner
+        text = result if isinstance(result, str) else ""
+        return Reply.parse(text) if text[:3] == "220" else self._verdict("CONNECT", result)
 
     def ended(self, error: Exception | None) -> None:
         """Tidy up and tell what the session came to."""
@@ -373,6 +416,28 @@ class Dialog(Content):
         self.pause(UPGRADE)  # before the 220 is written: what comes next is no command any more
         return replies.START_TLS
 
+    def _on_xclient(self, event: Xclient) -> Outcome:
+        """Begin anew, with the client the peer speaks for: all that was said is forgotten, and the banner's policy is asked again."""
+        old = self.session
+        assert old is not None
+        self.session = session = self._new_session(old)
+        session.ssl, session.tls = old.ssl, old.tls
+        speak_for(session, event.attributes)
+        self._set_rset_state()
+        self.mail_at = None
+        hook = self._plan.hooks.connect
+        return self._welcomed_again(event, None) if hook is None else self._ask("CONNECT", hook, self._welcomed_again, event)
+
+    def _welcomed_again(self, _event: Xclient, result: Any) -> Outcome:
+        banner = self._banner(result)
+        return banner if banner.code < 400 else replace(banner, close=True)
+
+    def _on_xforward(self, event: Xforward) -> Outcome:
+        """Keep what is said for the next transaction: it ends with that, as in Postfix."""
+        assert self.envelope is not None
+        self.envelope.xforward.update(event.attributes)
+        return replies.OK
+
     def _on_refused(self, event: Refused) -> Outcome:
         telemetry.command_rejected(listener=self.roster.terms.name, code=event.reply.code)
         return None
@@ -430,6 +495,8 @@ class Dialog(Content):
         Rcpt: _on_rcpt,
         DataStart: _on_data,
         StartTls: _on_starttls,
+        Xclient: _on_xclient,
+        Xforward: _on_xforward,
         Rset: _on_rset,
         Noop: _on_noop,
         Vrfy: _on_vrfy,

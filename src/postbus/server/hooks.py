@@ -26,7 +26,7 @@ class _Missing(Enum):
 MISSING: Final = _Missing.MISSING
 """What ``_call_handler_hook`` returns when the handler has no such hook."""
 
-THROUGH_SERVER = ("HELO", "EHLO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT", "VRFY")
+THROUGH_SERVER = ("HELO", "EHLO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT", "VRFY", "PROXY")
 """The hooks aiosmtpd asks by ``_call_handler_hook``."""
 
 OUTCOMES = frozenset({2, 4, 5})  # first digits a hook may answer with
@@ -61,6 +61,7 @@ class Hooks:
         "help",
         "mail",
         "noop",
+        "proxy",
         "quit",
         "rcpt",
         "rset",
@@ -79,6 +80,7 @@ class Hooks:
         asked = {**found, **{name: _through_server(name) for name in THROUGH_SERVER}} if by_server else found
         self.connect = found.get("CONNECT")
         self.disconnect = found.get("DISCONNECT")
+        self.proxy = asked.get("PROXY")
         self.helo = asked.get("HELO")
         self.ehlo = asked.get("EHLO")
         self.mail = asked.get("MAIL")

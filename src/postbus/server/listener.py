@@ -17,6 +17,9 @@ from typing import Any
 from postbus import telemetry
 from postbus.server.hooks import Hooks
 from postbus.server.lmtp import LMTP
+from postbus.server.networks import networks_of
+from postbus.server.preface import HeaderTerms, read_header, refused
+from postbus.server.proxy_protocol import ProxyData
 from postbus.server.roster import Roster, Terms
 from postbus.server.settings import ListenerSettings, TimeoutSettings, TlsSettings, address_of
 from postbus.server.smtp import SMTP
@@ -214,7 +217,7 @@ class Listener:
     # --- inside
 
     def _terms(self) -> Terms:
-        settings, limits = self.settings, self.settings.limits
+        settings, limits, proxy = self.settings, self.settings.limits, self.settings.proxy
         return Terms(
             name=self.name,
             connections_max=connections_within(limits.connections_max, resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
@@ -239,6 +242,9 @@ class Listener:
             spill_threshold_octets=settings.spill_threshold_octets,
             gate=self._gate,
             size_octets=self._size_octets,
+            header=HeaderTerms(networks_of(proxy.trusted), proxy.header_timeout_s) if proxy.header else None,
+            xclient=networks_of(proxy.xclient),
+            xforward=networks_of(proxy.xforward),
         )
 
     def _make(self) -> SMTP:
@@ -312,13 +318,19 @@ class Listener:
                 task.add_done_callback(self._handshakes.discard)
 
     async def _shake_hands(self, loop: asyncio.AbstractEventLoop, peer: socket.socket) -> None:
-        """Begin TLS with *peer*; the protocol gets to know it when that is done."""
+        """Begin TLS with *peer*, behind its PROXY header if there is one; the protocol gets to know it when that is done."""
         assert self.roster is not None
+        server = self._make()
         who: Any = ""
+        header = self.roster.terms.header or server.header_terms
         try:
             who = peer.getpeername()
+            if header is not None:
+                server.proxied = await self._header(loop, peer, who, header)
+                if server.proxied is None:
+                    return
             await loop.connect_accepted_socket(
-                self._make,
+                lambda: server,
                 peer,
                 ssl=self._tls_context,
                 ssl_handshake_timeout=self.roster.terms.timeouts.handshake_s,
@@ -328,6 +340,26 @@ class Listener:
             peer.close()
             why = getattr(error, "reason", None) or type(error).__name__
             telemetry.tls_failed(listener=self.name, peer=str(who[0] if isinstance(who, tuple) else who), error=str(why))
+
+    async def _header(self, loop: asyncio.AbstractEventLoop, peer: socket.socket, who: Any, terms: HeaderTerms) -> ProxyData | None:
+        """Take the PROXY header from *peer*; None: it is closed, having none that will do."""
+        reason, error = "untrusted", ""
+        try:
+            if terms.trusted is None or who in terms.trusted:
+                found = await read_header(loop, peer, terms.timeout_s)
+                if found:
+                    return found
+                reason, error = ("lost", "") if found is None else ("malformed", found.error)
+        except TimeoutError:
+            reason = "timeout"
+        except OSError:
+            reason = "lost"
+        except asyncio.CancelledError:
+            peer.close()
+            raise
+        peer.close()
+        refused(self.name, who, reason, error)
+        return None
 
 
 def bind_path(path: Path, mode: int) -> socket.socket:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from postbus import telemetry
+from postbus.server.networks import Networks
+from postbus.server.preface import HeaderTerms, Preface
 from postbus.server.timers import Sweep, Timeouts
 from postbus.smtp.replies import Reply
 from postbus.smtp.terms import Limits
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 TOO_MANY_CONNECTIONS = Reply(421, "Too many connections, try again later", "4.3.2")
 SHUTTING_DOWN = Reply(421, "Service shutting down, try again", "4.3.2")
+
+NOBODY = Networks()
 
 DISK_THREADS = 4
 LAST_WORD_S = 1.0  # for the 421s to leave before connections are cut
@@ -43,6 +47,8 @@ class Terms:
         spill_folder: where content beyond *spill_threshold_octets* goes; None: it stays in memory.
         gate: asked before each banner; a reply refuses the connection.
         size_octets: asked for the largest message taken now, at each connection.
+        header: each connection begins with a PROXY header, whose client is the session's peer; None: none does.
+        xclient, xforward: who may send these commands.
     """
 
     name: str = "smtp"
@@ -57,6 +63,9 @@ class Terms:
     spill_threshold_octets: int = 256 * 1024
     gate: Callable[[], Reply | None] | None = None
     size_octets: Callable[[], int | None] | None = None
+    header: HeaderTerms | None = None
+    xclient: Networks = NOBODY
+    xforward: Networks = NOBODY
 
 
 class Roster:
@@ -66,6 +75,7 @@ class Roster:
         terms: what each connection is granted; replaced as a value.
         tls_context: for handshakes that start from now on; None: no TLS.
         connections: the open ones.
+        prefaces: connections whose PROXY header is awaited.
         work: tasks that outlive their connection: hooks at work when the peer left or our answer came too late.
         sessions_total: connections admitted so far.
     """
@@ -77,6 +87,7 @@ class Roster:
         self.terms = terms
         self.tls_context: ssl.SSLContext | None = None
         self.connections: set[Connection] = set()
+        self.prefaces: set[Preface] = set()
         self.work: set[asyncio.Task[Any]] = set()
         self.sessions_total = 0
         self.draining = False
@@ -106,13 +117,24 @@ class Roster:
         refusal, reason = None, ""
         if self.draining:
             refusal, reason = SHUTTING_DOWN, "draining"
-        elif 0 < terms.connections_max <= len(self.connections) + handshakes:
+        elif 0 < terms.connections_max <= len(self.connections) + len(self.prefaces) + handshakes:
             refusal, reason = TOO_MANY_CONNECTIONS, "crowded"
         elif terms.gate is not None:
             refusal, reason = terms.gate(), "gate"
         if refusal is not None:
             telemetry.connection_refused(listener=terms.name, reason=reason, code=refusal.code)
         return refusal
+
+    def expect(self, preface: Preface) -> None:
+        """Give *preface* its time to become a connection."""
+        self.sweep.run()
+        self.prefaces.add(preface)
+
+    def unexpect(self, preface: Preface) -> None:
+        """*preface* has become a connection, or nothing."""
+        self.prefaces.discard(preface)
+        if not self.connections:
+            self._idle()
 
     def leave(self, connection: Connection) -> None:
         """*connection* has ended."""
@@ -160,10 +182,14 @@ class Roster:
             lapse = connection.lapse(now, passed_s, connection.octets, timeouts)
             if lapse is not None:
                 connection.lapsed(lapse)
+        for preface in tuple(self.prefaces):
+            if now >= preface.deadline:
+                preface.expire()
 
     def _idle(self) -> None:
         """Nobody is connected."""
-        self.sweep.stop()
+        if not self.prefaces:
+            self.sweep.stop()
         if self._empty is not None and not self.work and not self._empty.done():
             self._empty.set_result(None)
 
@@ -175,6 +201,7 @@ class Roster:
         Whoever is left then gets 421 and is cut; hooks still at work are cancelled.
         """
         self.draining = True
+        self._close_prefaces()
         for connection in tuple(self.connections):
             connection.drain()
         in_time = await self._emptied(deadline_s)
@@ -188,6 +215,7 @@ class Roster:
     async def close(self) -> None:
         """Cut what is left and let the threads end."""
         self.draining = True
+        self._close_prefaces()
         for connection in tuple(self.connections):
             connection.abort("drain")
         work = tuple(self.work)
@@ -198,6 +226,10 @@ class Roster:
         if self._pool is not None:
             pool, self._pool = self._pool, None
             await self.loop.run_in_executor(None, pool.shutdown)
+
+    def _close_prefaces(self) -> None:
+        for preface in tuple(self.prefaces):
+            preface.close()
 
     async def _emptied(self, within_s: float) -> bool:
         if not self.connections and not self.work:

@@ -10,6 +10,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from postbus.server.proxy_settings import ProxySettings
+
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -154,5 +156,6 @@ class ListenerSettings(BaseModel):
     )
     spill_threshold_octets: int = Field(default=256 * KIB, ge=4 * KIB, description="Content beyond this goes to a file.")
     tls: TlsSettings = Field(default=TlsSettings(mode="none"), description="Certificate, key and mode.")
+    proxy: ProxySettings = Field(default=ProxySettings(), description="Load balancers and mail proxies in front.")
     limits: LimitSettings = Field(default=LimitSettings(), description="How much is taken.")
     timeouts: TimeoutSettings = Field(default=TimeoutSettings(), description="How long is waited.")

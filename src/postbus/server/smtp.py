@@ -27,6 +27,7 @@ from postbus.server.envelope import Envelope
 from postbus.server.hooks import MISSING, Hooks
 from postbus.server.outcome import Answer, Outcome
 from postbus.server.plan import DEFAULT_LIMITS, Plan, syntax
+from postbus.server.preface import HeaderTerms
 from postbus.server.session import Session
 from postbus.smtp.commands import VERBS
 from postbus.smtp.events import DataStart, EndOfMessage, Mail, Rcpt, StartTls
@@ -113,6 +114,7 @@ class SMTP(Dialog):
         require_starttls: bool = False,
         timeout: float = 300,
         command_call_limit: int | dict[str, int] | None = None,
+        proxy_protocol_timeout: float | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         """Take aiosmtpd's parameters.
@@ -129,10 +131,14 @@ class SMTP(Dialog):
             timeout: seconds to wait for a command, where no listener decides it.
             command_call_limit: how often one verb may come in a session, by verb (``"*"``: any other), or for all alike; then 421 4.7.0.
                 None: only what the listener's limits say.
+            proxy_protocol_timeout: each connection begins with a PROXY header, whole within so many seconds; ``handle_PROXY`` judges it,
+                and without that hook nobody gets in. ``session.peer`` stays the proxy: a listener's setting, which knows whom to trust, is
+                the better way. None: no header.
             loop: the running loop; None: asked for.
 
         Raises:
             TypeError: *command_call_limit* is neither a number nor a mapping of verbs to numbers.
+            ValueError: *proxy_protocol_timeout* is no time.
         """
         super().__init__(loop or make_loop(), timeout)
         self.event_handler = handler
@@ -145,6 +151,10 @@ class SMTP(Dialog):
         self.require_starttls = bool(tls_context and require_starttls)
         self._call_limits = call_limits(command_call_limit)
         self._calls = Counter()
+        if proxy_protocol_timeout is not None:
+            if proxy_protocol_timeout <= 0:
+                raise ValueError("proxy_protocol_timeout must be > 0")
+            self.header_terms = HeaderTerms(None, proxy_protocol_timeout)
         self.session: Session | None = None
         self.envelope: Envelope | None = None
         self.messages_accepted = 0
@@ -361,6 +371,14 @@ class SMTP(Dialog):
     async def smtp_HELP(self, arg: str | None) -> None:
         """HELP (RFC 5321 s4.1.1.8)."""
         await self._perform("HELP", arg)
+
+    async def smtp_XCLIENT(self, arg: str | None) -> None:
+        """XCLIENT, from those who may (Postfix's XCLIENT_README)."""
+        await self._perform("XCLIENT", arg)
+
+    async def smtp_XFORWARD(self, arg: str | None) -> None:
+        """XFORWARD, from those who may (Postfix's XFORWARD_README)."""
+        await self._perform("XFORWARD", arg)
 
     @syntax("STARTTLS", when="tls_context")
     async def smtp_STARTTLS(self, arg: str | None) -> None:

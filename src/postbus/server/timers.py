@@ -103,10 +103,11 @@ class Sweep:
     """Calls *look* with (now, seconds since the last call) every *interval_s*, while ``run`` is on.
 
     Attributes:
+        clock: tells the time.
         now: the time of the last sweep; the cheap clock of every connection.
     """
 
-    __slots__ = ("_clock", "_handle", "_interval_s", "_look", "_loop", "now")
+    __slots__ = ("_handle", "_interval_s", "_look", "_loop", "clock", "now")
 
     def __init__(
         self,
@@ -119,14 +120,14 @@ class Sweep:
         self._loop = loop
         self._look = look
         self._interval_s = interval_s
-        self._clock = clock or loop.time
+        self.clock = clock or loop.time
         self._handle: asyncio.TimerHandle | None = None
-        self.now = self._clock()
+        self.now = self.clock()
 
     def run(self) -> None:
         """Start sweeping; harmless when it already does."""
         if self._handle is None:
-            self.now = self._clock()
+            self.now = self.clock()
             self._handle = self._loop.call_later(self._interval_s, self._again)
 
     def stop(self) -> None:
@@ -137,7 +138,7 @@ class Sweep:
 
     def tick(self) -> None:
         """Sweep once, now."""
-        now = self._clock()
+        now = self.clock()
         passed_s, self.now = now - self.now, now
         self._look(now, passed_s)
 

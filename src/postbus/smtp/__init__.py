@@ -23,6 +23,8 @@ from postbus.smtp.events import (
     Signal,
     StartTls,
     Vrfy,
+    Xclient,
+    Xforward,
 )
 from postbus.smtp.replies import Reply
 from postbus.smtp.states import State
@@ -53,4 +55,6 @@ __all__ = [
     "StartTls",
     "State",
     "Vrfy",
+    "Xclient",
+    "Xforward",
 ]

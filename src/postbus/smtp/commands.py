@@ -3,7 +3,7 @@
 A parser is a function of the argument and of where the session stands; it returns the event, or the reply that refuses the
 argument. Whether the command may come now is not its question (``states``), nor is policy (the shell's).
 
-Places kept: BDAT, AUTH and XCLIENT become rows of ``VERBS`` (each ends a group; BDAT brings a second framing, see ``content``).
+Places kept: BDAT and AUTH become rows of ``VERBS`` (each ends a group; BDAT brings a second framing, see ``content``).
 """
 
 from __future__ import annotations
@@ -13,8 +13,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from postbus.smtp import grammar, replies
-from postbus.smtp.events import NO_DEFECTS, NO_PARAMETERS, DataStart, Expn, Helo, Help, Mail, Noop, Owed, Quit, Rcpt, Rset, StartTls, Vrfy
+from postbus.smtp import grammar, replies, xclient
+from postbus.smtp.events import (
+    NO_DEFECTS,
+    NO_PARAMETERS,
+    DataStart,
+    Expn,
+    Helo,
+    Help,
+    Mail,
+    Noop,
+    Owed,
+    Quit,
+    Rcpt,
+    Rset,
+    StartTls,
+    Vrfy,
+    Xclient,
+    Xforward,
+)
 from postbus.smtp.replies import Reply
 from postbus.smtp.terms import Offer
 
@@ -44,6 +61,7 @@ class Verb:
         before_tls: passes when TLS is required and not active (RFC 3207 s4).
         junk: counts against ``Limits.junk``: moves no mail.
         allowance_octets: what its extensions add to the command line's limit.
+        listed: HELP names it.
         malformed: the answer to control characters, or octets that are not UTF-8, in its line.
     """
 
@@ -56,6 +74,7 @@ class Verb:
     before_tls: bool = False
     junk: bool = False
     allowance_octets: int = 0
+    listed: bool = True
     malformed: Reply = replies.BAD_CHARACTERS
 
 
@@ -235,6 +254,20 @@ def _lookup(verb: str, event: type[Vrfy | Expn]) -> Parser:
     return parse
 
 
+def _xclient(arg: str | None, session: Standing) -> Owed | Reply:
+    if not session.offer.xclient:
+        return replies.NOT_TRUSTED
+    found = xclient.attributes(arg, xclient.XCLIENT)
+    return SYNTAX["XCLIENT"] if found is None else Xclient(found)
+
+
+def _xforward(arg: str | None, session: Standing) -> Owed | Reply:
+    if not session.offer.xforward:
+        return replies.NOT_TRUSTED
+    found = xclient.attributes(arg, xclient.XFORWARD)
+    return SYNTAX["XFORWARD"] if found is None else Xforward(found)
+
+
 _NAME = replies.BAD_HOSTNAME
 
 # Allowances: SIZE 26 (RFC 1870), BODY 17 (RFC 6152), SMTPUTF8 10 (RFC 6531), AUTH 500 (RFC 4954), ENVID of 100 and RET 128,
@@ -253,6 +286,8 @@ VERBS: Mapping[str, Verb] = {
     "EXPN": Verb("EXPN list", _lookup("EXPN", Expn), " [SP SMTPUTF8]", ends_group=True, junk=True),
     "HELP": Verb("HELP [verb]", _help, junk=True),
     "STARTTLS": Verb("STARTTLS", _starttls, ends_group=True, before_tls=True, junk=True),
+    "XCLIENT": Verb("XCLIENT attribute=value ...", _xclient, ends_group=True, junk=True, allowance_octets=1536, listed=False),
+    "XFORWARD": Verb("XFORWARD attribute=value ...", _xforward, junk=True, allowance_octets=1536, listed=False),
 }
 
 SYNTAX: Mapping[str, Reply] = {
@@ -265,7 +300,7 @@ FORBIDDEN = frozenset({"GET", "POST", "CONNECT", "PUT", "HEAD", "OPTIONS", "DELE
 
 def help_reply(arg: str | None, *, lmtp: bool, esmtp: bool) -> Reply:
     """Return the answer to HELP: the verbs, or one verb's syntax (RFC 5321 s4.1.1.8)."""
-    here = [name for name, row in VERBS.items() if (row.lmtp if lmtp else row.smtp)]
+    here = [name for name, row in VERBS.items() if row.listed and (row.lmtp if lmtp else row.smtp)]
     if arg is None:
         return Reply(214, ("Commands:", " ".join(here)), "2.0.0")
     name = arg.strip().upper()
@@ -284,6 +319,8 @@ def greeting_lines(offer: Offer, *, tls: bool) -> tuple[str, ...]:
         ("SMTPUTF8", offer.smtputf8),
         ("ENHANCEDSTATUSCODES", offer.enhanced),
         ("STARTTLS", offer.starttls and not tls),
+        (f"XCLIENT {' '.join(xclient.XCLIENT)}", offer.xclient),
+        (f"XFORWARD {' '.join(xclient.XFORWARD)}", offer.xforward),
         ("HELP", offer.help),
     )
     return (offer.hostname, *(word for word, on in keywords if on), *offer.keywords)

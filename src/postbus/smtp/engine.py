@@ -26,7 +26,7 @@ from functools import lru_cache
 from postbus.smtp import replies
 from postbus.smtp.commands import FORBIDDEN, VERBS, Verb, greeting_lines, help_reply
 from postbus.smtp.content import DotBody
-from postbus.smtp.events import Chunk, Command, EndOfMessage, Event, Helo, Help, Mail, Owed, Refused, Signal
+from postbus.smtp.events import Chunk, Command, EndOfMessage, Event, Helo, Help, Mail, Owed, Refused, Signal, Xclient
 from postbus.smtp.framing import Lines
 from postbus.smtp.replies import Reply
 from postbus.smtp.states import BAD_ARGUMENT, LMTP, SMTP, TRANSACTION, Row, State
@@ -47,6 +47,7 @@ _DEFAULTS: Mapping[str, Reply] = {
     "VRFY": replies.CANNOT_VRFY,
     "EXPN": replies.NO_EXPN,
     "QUIT": replies.BYE,
+    "XFORWARD": replies.OK,
 }
 
 
@@ -185,8 +186,6 @@ class Engine:
             msg = "STARTTLS was not answered with 220"
             raise OutOfTurn(msg)
         self.tls = True
-        self.helo = None
-        self.esmtp = False
         self._enter(State.CONNECTED)
 
     def refuse(self, reply: Reply) -> None:
@@ -223,6 +222,8 @@ class Engine:
             return _greeting_reply(self.offer, tls=self.tls, extended=event.verb != "HELO")
         if isinstance(event, Help):
             return help_reply(event.arg, lmtp=self._lmtp, esmtp=self.esmtp)
+        if isinstance(event, Xclient):
+            return Reply(220, f"{self.offer.hostname} {'LMTP' if self._lmtp else 'ESMTP'}")
         return replies.UNKNOWN if isinstance(event, Command) else _DEFAULTS[event.verb]
 
     def greeting_lines(self) -> tuple[str, ...]:
@@ -461,6 +462,9 @@ class Engine:
             self._ended = False
             self.smtputf8 = False
             self.accepted_recipients = self._surplus = 0
+        if state is _CONNECTED:  # a beginning: banner, TLS, XCLIENT
+            self.helo = None
+            self.esmtp = False
         if state is _CLOSED:
             self._owed = None
             self._lines.clear()
@@ -468,7 +472,7 @@ class Engine:
 
 
 _DEFAULT_LIMITS = Limits()
-_CONTENT, _CLOSED = State.CONTENT, State.CLOSED  # looking a member up in its class takes 60 ns, a name 5
+_CONNECTED, _CONTENT, _CLOSED = State.CONNECTED, State.CONTENT, State.CLOSED  # looking a member up in its class takes 60 ns, a name 5
 _SIGNALS: Mapping[State, Signal] = {State.OPENING: Signal.PAUSED, State.UPGRADING: Signal.PAUSED, State.CLOSED: Signal.CLOSED}
 
 

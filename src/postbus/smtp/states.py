@@ -16,6 +16,7 @@ A session is in one ``State``. Each input (a verb, or ``.`` for the end of a mes
                                                |            RCPT 5xx \__REFUSED__/ RCPT 2xx               |
                                                +-- RSET, EHLO --+------------------+---------- "." any ---+
 
+    CONNECTED, GREETED --XCLIENT 220--> CONNECTED
     GREETED --STARTTLS 220--> UPGRADING --TLS up--> CONNECTED        any --QUIT, hang-up--> CLOSED
 
 Entering a state outside ``TRANSACTION`` forgets the whole transaction, wherever it came from. That is the only place where
@@ -69,6 +70,8 @@ _RESET: Move = {2: State.GREETED, 4: State.GREETED, 5: State.GREETED}  # RSET re
 _END: Move = {2: State.GREETED, 3: State.GREETED, 4: State.GREETED, 5: State.GREETED}  # whatever became of the message
 _LEAVE: Move = {2: State.CLOSED, 4: State.CLOSED, 5: State.CLOSED}
 _SECURE: Move = {2: State.UPGRADING}
+_SPOKEN_FOR: Mapping[str, Row] = {"XCLIENT": {2: State.CONNECTED}, "XFORWARD": _STAY}
+_NOT_SPOKEN_FOR: Mapping[str, Row] = {"XCLIENT": replies.IN_TRANSACTION, "XFORWARD": replies.IN_TRANSACTION}
 
 
 def _table(data_without_recipient: Reply) -> Table:
@@ -81,6 +84,7 @@ def _table(data_without_recipient: Reply) -> Table:
             **greeting,
             "RSET": _STAY,
             "STARTTLS": replies.SEND_EHLO,
+            **_SPOKEN_FOR,
             "MAIL": replies.SEND_HELO,
             "RCPT": replies.SEND_HELO,
             "DATA": replies.SEND_HELO,
@@ -90,6 +94,7 @@ def _table(data_without_recipient: Reply) -> Table:
             **greeting,
             "RSET": _RESET,
             "STARTTLS": _SECURE,
+            **_SPOKEN_FOR,
             "MAIL": {2: State.SENDER},
             "RCPT": replies.SEND_MAIL,
             "DATA": replies.SEND_MAIL,
@@ -99,6 +104,7 @@ def _table(data_without_recipient: Reply) -> Table:
             **greeting,
             "RSET": _RESET,
             "STARTTLS": replies.IN_TRANSACTION,
+            **_NOT_SPOKEN_FOR,
             "MAIL": replies.NESTED_MAIL,
             "RCPT": {2: State.RECIPIENTS, 4: State.REFUSED, 5: State.REFUSED, BAD_ARGUMENT: State.REFUSED},
             "DATA": replies.SEND_RCPT,
@@ -108,6 +114,7 @@ def _table(data_without_recipient: Reply) -> Table:
             **greeting,
             "RSET": _RESET,
             "STARTTLS": replies.IN_TRANSACTION,
+            **_NOT_SPOKEN_FOR,
             "MAIL": replies.NESTED_MAIL,
             "RCPT": {2: State.RECIPIENTS},
             "DATA": data_without_recipient,
@@ -117,6 +124,7 @@ def _table(data_without_recipient: Reply) -> Table:
             **greeting,
             "RSET": _RESET,
             "STARTTLS": replies.IN_TRANSACTION,
+            **_NOT_SPOKEN_FOR,
             "MAIL": replies.NESTED_MAIL,
             "RCPT": _STAY,
             "DATA": {3: State.CONTENT},
