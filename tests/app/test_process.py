@@ -25,6 +25,8 @@ class FakeSpool:
     """A spool that says how it is."""
 
     state: str | None
+    load: float = 0.0
+    spill_folder: None = None
 
     def gate(self) -> str | None:
         """Say it."""
@@ -49,3 +51,21 @@ def test_connections_are_turned_away_only_while_no_mail_could_be_taken(
     process.rooms = rooms.build(loaded.settings, {})
     process.spool = cast("Spool", cast("Any", FakeSpool(state)))
     assert expected == process._gate()
+
+
+@pytest.mark.parametrize(
+    ("in_flight", "spooled", "expected"), [(0, 0.0, 0.0), (0, 0.9, 0.9), (128 * 2**20, 0.2, 0.5), (128 * 2**20, None, 0.5)]
+)
+def test_listeners_are_told_of_the_fullest_part(in_flight: int, spooled: float | None, expected: float) -> None:
+    """The spool, where there is one, or the memory of what is held: EHLO's LIMITS follow (RFC 9422)."""
+    process = Process(load(None, {}), None)
+    process.rooms = rooms.build(process.settings, {})
+    process.spool = None if spooled is None else cast("Spool", cast("Any", FakeSpool(None, load=spooled)))
+    (listener,) = process._make_listeners().values()
+    listener.handler._memory.used_octets = in_flight
+    assert listener._load is not None
+    assert expected == listener._load()
+    assert listener._requiretls is not None
+    assert not listener._requiretls()
+    if process._temporary is not None:
+        process._temporary.cleanup()

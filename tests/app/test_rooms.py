@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,10 @@ from postbus.config import Settings, load
 from postbus.config.shape import places
 
 BASE = {"POSTBUS__LISTENERS__SMTP__ADDRESS": "127.0.0.1:2525"}
+KAFKA = '{"kind": "kafka", "bootstrap": ["k:9092"], "topic": "t"}'
+KAFKA_TLS = KAFKA[:-1] + ', "tls": {}}'
+HTTP, HTTPS = (f'{{"kind": "webhook", "url": "{scheme}://w.test/"}}' for scheme in ("http", "https"))
+FILE = '{"kind": "file", "path": "events.jsonl"}'
 TLS = '{"mode": "starttls", "certificate": "/c"}'
 
 
@@ -40,6 +45,7 @@ def settings(**variables: str) -> Settings:
         pytest.param({}, {"LISTENERS__SMTP__ADDRESS": ":25"}, ["listeners.smtp.address"], id="address"),
         pytest.param({}, {"LISTENERS__SMTP__LIMITS__ERRORS_MAX": "1"}, [], id="limits"),
         pytest.param({}, {"LISTENERS__SMTP__ANNOUNCE": "[DSN]"}, [], id="what EHLO says"),
+        pytest.param({}, {"LISTENERS__SMTP__PARAMETERS__UNREGISTERED": "record"}, [], id="parameters"),
         pytest.param({}, {"LISTENERS__SMTP__TIMEOUTS__COMMAND_TIMEOUT_S": "1"}, [], id="timers"),
         pytest.param({}, {"LISTENERS__LMTP__ADDRESS": ":24"}, ["listeners.lmtp (new: restart to listen there)"], id="a new listener"),
         pytest.param(
@@ -101,3 +107,20 @@ def test_what_is_told_of_routes() -> None:
     """Each in one row, best-effort sinks marked."""
     said = settings(SINKS__MORE='{"kind": "file"}', ROUTES__0__BEST_EFFORT="more", ROUTES__0__MATCH='["a@x.example", "*"]')
     assert [("everyone", "a@x.example *", "spool", "parsed", "stdout more (best effort)")] == list(rooms.told(said))
+
+
+@pytest.mark.parametrize(
+    ("sinks", "routes", "expected"),
+    [
+        pytest.param({"K": KAFKA_TLS, "W": HTTPS, "F": FILE}, ["k", "w", "f"], True, id="all over TLS, or to this machine's disk"),
+        pytest.param({"K": KAFKA_TLS, "W": HTTP}, ["k", "w"], False, id="one in plain text"),
+        pytest.param({"K": KAFKA_TLS, "W": HTTP}, ["k"], True, id="one in plain text that no route leads to"),
+        pytest.param({"K": KAFKA}, ["k"], False, id="Kafka in plain text"),
+        pytest.param({"S": '{"kind": "file"}'}, ["s"], False, id="standard output"),
+    ],
+)
+def test_whether_mail_travels_on_by_tls_alone(sinks: dict[str, str], routes: list[str], expected: bool) -> None:
+    """Which decides over REQUIRETLS: every sink that any route leads to counts, best-effort ones too."""
+    route = {"name": "r", "match": "*", "sinks": routes[:1], "best_effort": routes[1:]}
+    said = settings(**{f"SINKS__{name}": text for name, text in sinks.items()}, ROUTES__0=json.dumps(route))
+    assert expected == rooms.build(said, {}).all_tls

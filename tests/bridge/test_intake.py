@@ -107,7 +107,7 @@ class Bench:
     """A handler over fakes, and a transaction to put it through."""
 
     def __init__(self, *, lmtp: bool = False, keeper: Keeper | None = None, in_flight_max_octets: int = 10_000) -> None:
-        self.all_spool = False
+        self.all_spool = self.all_tls = False
         self.keeper = keeper if keeper is not None else Keeper()
         self.courier = Courier()
         sinks = {"kafka": Carrier(), "small": Carrier(event_max_octets=20_000), "hook": Carrier(), "audit": Carrier()}
@@ -121,6 +121,7 @@ class Bench:
             keeper=self.keeper,
             now_ms=lambda: NOW_MS,
             random=lambda count: next(counter).to_bytes(count, "big"),
+            all_tls=lambda: self.all_tls,
         )
         self.session = Session.__new__(Session)
         Session.__init__(self.session, asyncio.new_event_loop())
@@ -495,3 +496,28 @@ async def test_a_looping_message_is_refused(bench: Bench, count: int, code: int,
         said = await bench.data(octets)
     assert [code] == [reply.code for reply in said]
     assert (code == 250) == bool(bench.keeper.taken)
+
+
+@pytest.mark.parametrize(("all_tls", "expected"), [(True, replies.SENDER_OK), (False, intake.NOT_BY_TLS)])
+def test_requiretls_is_taken_only_while_it_can_be_kept(all_tls: bool, expected: Reply) -> None:
+    """A reload may have brought a sink in plain text since the greeting: 451, so that the sender greets again (RFC 8689)."""
+    bench = Bench()
+    bench.all_tls = all_tls
+    assert expected == bench.mail(REQUIRETLS=None)
+    assert Bench().mail(SIZE="1") == replies.SENDER_OK
+
+
+async def test_the_load_is_the_share_of_memory_in_use() -> None:
+    """While the sinks take their time."""
+    bench = Bench(in_flight_max_octets=1000)
+    bench.mail()
+    bench.rcpt("held@x.org")
+    bench.courier.waiting = asyncio.Event()
+    assert bench.handler.load == 0
+    sending = asyncio.create_task(bench.data(b"x" * 500))
+    while not bench.handler.load:
+        await asyncio.sleep(0)
+    assert bench.handler.load == 0.5
+    bench.courier.waiting.set()
+    assert [250] == [reply.code for reply in await sending]
+    assert bench.handler.load == 0

@@ -13,7 +13,7 @@ from postbus import __version__
 from postbus.cli.main import CLI, EXAMPLES, LETTERS
 
 RUNNER = CliRunner()
-COMMANDS = ["run", "check", "schema", "send", "status", "healthcheck", "reload"]
+COMMANDS = ["run", "check", "smtpd", "schema", "send", "status", "healthcheck", "reload", "selftest"]
 LETTER_COMMANDS = ["list", "replay", "drop"]
 
 BAD = "listeners:\n  smtp: {addres: ':25'}\n"
@@ -183,3 +183,13 @@ def test_not_every_letter_is_dropped_by_accident() -> None:
         result.exit_code,
         result.stderr,
     )
+
+
+def test_smtpd_takes_the_librarys_options() -> None:
+    """Its parser is that of ``python -m postbus.server``, under its own name; what it does not know is said the same way."""
+    result = ran("smtpd", "-h")
+    assert 0 == result.exit_code
+    assert "usage: postbus smtpd [-h] [-v] [-n] [-c CLASSPATH]" in result.stdout
+    wrong = ran("smtpd", "-c", "no.such.Handler")
+    assert 2 == wrong.exit_code
+    assert "no class 'no.such.Handler'" in wrong.stderr

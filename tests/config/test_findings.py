@@ -85,8 +85,9 @@ BAD_FILES = [
     ),
     pytest.param(
         ROUTES + "listeners: {smtp: {port: 25}}\n",
-        'file:3: listeners.smtp.port: there is no key "port" here; known are address, announce, backlog, hostname, ident, lenient_paths, '
-        "limits, protocol, smtputf8, socket_mode, spill_threshold_octets, stray, strict_pipelining, timeouts, tls",
+        'file:3: listeners.smtp.port: there is no key "port" here; known are address, announce, backlog, clients, hostname, ident, '
+        "lenient_paths, limits, parameters, protocol, smtputf8, socket_mode, spill_threshold_octets, stray, strict_pipelining, timeouts, "
+        "tls",
         id="an unknown key",
     ),
     pytest.param(
@@ -378,6 +379,12 @@ BAD_FILES = [
         "listeners.smtp.timeouts.answer_timeout_s: 30 s is not below drain_timeout_s, 20 s; lower it: a drain would cut answers "
         "off (warning)",
         id="answers outlive the drain",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {announce: [DSN], parameters: {deliverby_min_s: 5}}}\n",
+        "file:3: listeners.mx.parameters.deliverby_min_s: DELIVERBY, which it belongs to, is not announced; add DELIVERBY to the "
+        "listener's announce, or remove this (warning)",
+        id="a value of a keyword that is not announced",
     ),
     pytest.param(
         KAFKA + TO_KAFKA + "acceptance: hold\nhold: {timeout_s: 30}\n",

@@ -136,13 +136,14 @@ def folder_for_postfix() -> Iterator[Path]:
 
 
 @contextmanager
-def postfix(folder: Path, transports: Mapping[str, str], *, ca: Path) -> Iterator[Postfix]:
+def postfix(folder: Path, transports: Mapping[str, str], *, ca: Path, settings: Mapping[str, str] | None = None) -> Iterator[Postfix]:
     """Yield a Postfix in *folder* that relays each domain of *transports* by its transport (transport(5)).
 
     Args:
         folder: of ``folder_for_postfix``.
         transports: such as ``{"example.org": "smtp:[127.0.0.1]:2525"}``.
         ca: authority that ``tlssmtp`` trusts.
+        settings: more of main.cf (postconf(5)); they win.
     """
     program = need_postfix()
     port = free_port()
@@ -154,7 +155,8 @@ def postfix(folder: Path, transports: Mapping[str, str], *, ca: Path) -> Iterato
     (folder / "ca.pem").write_bytes(ca.read_bytes())
     (folder / "transport").write_text("".join(f"{domain} {transport}\n" for domain, transport in transports.items()))
     commands = str(Path(program).parent)
-    (etc / "main.cf").write_text(MAIN.format(folder=folder, daemons=daemons, commands=commands, ca=folder / "ca.pem"))
+    own = MAIN.format(folder=folder, daemons=daemons, commands=commands, ca=folder / "ca.pem")
+    (etc / "main.cf").write_text(_settled(own, settings or {}))
     (etc / "master.cf").write_text(MASTER.format(port=port))
     checked = subprocess.run([program, "-c", str(etc), "check"], capture_output=True, text=True, timeout=60, check=False)
     assert checked.returncode == 0, checked.stderr
@@ -175,6 +177,12 @@ def postfix(folder: Path, transports: Mapping[str, str], *, ca: Path) -> Iterato
         except subprocess.TimeoutExpired:
             master.kill()
             master.wait()
+
+
+def _settled(main: str, settings: Mapping[str, str]) -> str:
+    """Return *main* with *settings* in the place of its own."""
+    kept = [line for line in main.splitlines() if line.partition("=")[0].strip() not in settings]
+    return "\n".join([*kept, *(f"{name} = {value}" for name, value in settings.items()), ""])
 
 
 def _setting(program: str, name: str) -> str:

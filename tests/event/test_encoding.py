@@ -73,6 +73,11 @@ def test_what_is_known_of_the_transaction() -> None:
                 "ret": "HDRS",
                 "notify": ["SUCCESS", "FAILURE"],
                 "orcpt": "rfc822;Bob@b.example",
+                "requireTls": False,
+                "priority": None,
+                "by": None,
+                "auth": None,
+                "other": {"mail": {}, "rcpt": {}},
             },
         },
         "route": {"name": "inbox", "pattern": "*@b.example", "tag": "tag", "captures": {"list": "x"}},
@@ -123,7 +128,7 @@ def test_mail_parameters(params: dict[str, str | None], expected: tuple[int | No
 def test_nothing_the_peer_said_breaks_json() -> None:
     """Controls and lone surrogates are replaced wherever a peer can put them."""
     evil = "a\x00\r\nb\ud800\x9f"
-    to = recipient(address=evil, normalized=evil, tag=evil, captures={"c": evil}, params={"NOTIFY": evil, "ORCPT": evil})
+    to = recipient(address=evil, normalized=evil, tag=evil, captures={"c": evil}, params={"NOTIFY": evil, "ORCPT": evil, evil: evil})
     record = mail(
         PLAIN,
         to,
@@ -131,7 +136,7 @@ def test_nothing_the_peer_said_breaks_json() -> None:
         client=Client("", 0, helo=evil, ptr=evil),
         auth=Auth("PLAIN", evil),
         tls=Tls("a", "b", evil),
-        params={"ENVID": evil, "RET": evil},
+        params={"ENVID": evil, "RET": evil, "AUTH": evil, evil: evil},
         defects=(("smtp.x", evil),),
     )
     tree = data_of(PLAIN, record=record, to=to)
@@ -288,7 +293,7 @@ def _verbose() -> tuple[Mail, Recipient]:
         tag=long,
         pattern=long,
         captures={str(number): long for number in range(5)},
-        params={"NOTIFY": "SUCCESS," * 900, "ORCPT": long},
+        params={"NOTIFY": "SUCCESS," * 900, "ORCPT": long, "X": long},
     )
     record = mail(
         PLAIN,
@@ -297,7 +302,7 @@ def _verbose() -> tuple[Mail, Recipient]:
         client=Client("::1", 1, helo=long, ptr=long),
         auth=Auth("PLAIN", long),
         tls=Tls("TLSv1.3", "x", long),
-        params={"ENVID": long, "RET": long},
+        params={"ENVID": long, "RET": long, "AUTH": long, **{f"X{number}": long for number in range(200)}},
         defects=tuple(("smtp.x", "x" * 100) for _ in range(200)),
     )
     return record, to
@@ -310,7 +315,10 @@ def test_the_envelope_header_is_bounded() -> None:
     assert len(data) <= ENVELOPE_MAX_OCTETS
     tree = json.loads(data)
     assert ({}, 128) == (tree["route"]["captures"], len(tree["envelope"]["mailFrom"]))
-    assert {"route.captures", "envelope.params.orcpt", "client.helo"} <= set(tree["limits"]["truncatedFields"])
+    assert {"mail": {}, "rcpt": {}} == tree["envelope"]["params"]["other"]
+    assert {"route.captures", "envelope.params.orcpt", "envelope.params.auth", "envelope.params.other", "client.helo"} <= set(
+        tree["limits"]["truncatedFields"]
+    )
 
 
 def test_the_envelope_header_is_compact() -> None:

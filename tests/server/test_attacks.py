@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -10,14 +9,20 @@ from typing import Any
 
 import pytest
 
+from postbus.selftest import player
+from postbus.selftest.fitting import about_plain
+from postbus.selftest.player import Patience
+from postbus.selftest.target import Target
 from postbus.selftest.vectors import Row, rows
+from postbus.selftest.verdict import Verdict, differences, judge
+from postbus.selftest.wire import Address
 from postbus.server import Envelope, Listener, ListenerSettings
 from postbus.server.settings import TlsSettings
 from postbus.smtp import Limits
 from tests.server.conftest import Run
-from tests.server.wire import Wire, codes, listening, roster_of, server_context, until
+from tests.server.wire import client_context, listening, roster_of, server_context, until
 
-ABOUT_TLS = (b"STARTTLS", b"\x16\x03")
+PATIENCE = Patience(reply_s=5.0, close_s=0.5)
 
 
 class Keeper:
@@ -70,24 +75,15 @@ async def served(row: Row, *, implicit: bool) -> AsyncIterator[tuple[Listener, K
 
 async def play(row: Row, *, implicit: bool) -> None:
     """Play *row* and check every answer, the end and what was accepted."""
-    async with served(row, implicit=implicit) as (listener, handler), Wire.to(listener, tls=implicit, banner=not row.early) as wire:
-        for step in (*row.prologue, *row.steps):
-            if step.kind == "tls":
-                await wire.shake_hands()
-            elif step.kind == "eof":
-                wire.writer.transport.abort()
-                await until(lambda: listener.sessions == 0)
-            else:
-                wire.send(step.octets)
-                got = [codes(await wire.reply()) for _ in step.expect]
-                assert [[code] for code in step.expect] == got
-        if row.closes:
-            assert await wire.rest() == ""
-            wire.writer.close()
-            await until(lambda: listener.sessions == 0)
-        elif all(step.kind != "eof" for step in row.steps):
-            await asyncio.sleep(0)
-            assert listener.sessions == 1
+    async with served(row, implicit=implicit) as (listener, handler):
+        host, _, port = listener.addresses[0].rpartition(":")
+        target = Target(
+            Address(host, int(port)), row.protocol, "implicit" if implicit else "none", client_context(), "localhost", patience=PATIENCE
+        )
+        played = await player.play(row, target.plain, context=target.context, name=target.name, patience=target.patience)
+        assert [] == differences(row, played)
+        assert Verdict("pass") == judge(row, played)
+        await until(lambda: listener.sessions == 0)
         assert list(row.accepted) == handler.contents
 
 
@@ -99,15 +95,7 @@ def test_attack_over_a_live_socket(row: Row, run: Run) -> None:
 
 @pytest.mark.parametrize(
     "row",
-    [
-        row
-        for row in rows()
-        if all(
-            step.kind == "send" and not any(octets in step.octets.upper() for octets in ABOUT_TLS) for step in (*row.prologue, *row.steps)
-        )
-        and not row.early
-        and not row.server.get("require_tls")
-    ],
+    [row for row in rows() if not about_plain(row)],
     ids=lambda row: row.id,
 )
 def test_attack_over_tls(row: Row, run: Run) -> None:

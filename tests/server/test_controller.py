@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import smtplib
 import socket
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from postbus.server import SMTP, Controller, UnixSocketController
+from postbus.server import SMTP, Controller, ListenerSettings, UnixSocketController
+from postbus.server import controller as module
+from postbus.server.controller import UnixSocketUnthreadedController, UnthreadedController
+from postbus.server.settings import LimitSettings
 from tests.server.test_smtp import Box, HeloCounter, Now
 from tests.server.wire import client_context, server_context
 
@@ -172,3 +177,263 @@ def test_a_size_limit_of_a_few_octets() -> None:
                 client.sendmail("a@x", ["b@x"], "x" * 200)
     finally:
         controller.stop()
+
+
+def serves(controller: Any) -> None:
+    """Assert that a mail gets through."""
+    with smtplib.SMTP(controller.hostname, controller.port, timeout=5) as client:
+        client.sendmail("a@x", ["b@x"], "x\r\n")
+
+
+def server_of(controller: Controller) -> Any:
+    """Return its server as it is now."""
+    return controller.server
+
+
+def test_the_sockets_are_known_as_asyncios_servers_have_them() -> None:
+    """``controller.server.sockets`` is how programs learn the port; while it does not run there is no server."""
+    controller = Controller(Box(), port=0)
+    assert server_of(controller) is None
+    controller.start()
+    try:
+        server = server_of(controller)
+        assert server.is_serving()
+        assert controller.loop is server.get_loop()
+        assert controller.port == server.sockets[0].getsockname()[1]
+    finally:
+        controller.stop()
+    assert server_of(controller) is None
+    assert not server.is_serving()
+    assert () == server.sockets
+
+
+def test_implicit_tls_has_its_socket_too() -> None:
+    """Which the listener accepts from by itself."""
+    controller = Controller(Box(), port=0, ssl_context=server_context())
+    controller.start()
+    try:
+        assert controller.port == server_of(controller).sockets[0].getsockname()[1]
+    finally:
+        controller.stop()
+
+
+def test_the_environment_says_how_slow_a_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for aiosmtpd, over what the program says."""
+    assert 5.0 == Controller(Box()).ready_timeout
+    monkeypatch.setenv("AIOSMTPD_CONTROLLER_TIMEOUT", "12.5")
+    assert 12.5 == Controller(Box(), ready_timeout=1).ready_timeout
+
+
+def test_a_loop_that_does_not_start_in_time() -> None:
+    """Says so, instead of waiting for ever; what it comes to later is stopped."""
+    release = threading.Event()
+
+    class Slow(Controller):
+        def factory(self) -> SMTP:
+            release.wait(5)
+            return super().factory()
+
+    controller = Slow(Box(), port=0, ready_timeout=0.05)
+    with pytest.raises(TimeoutError, match="ready_timeout"):
+        controller.start()
+    release.set()
+    controller.stop()
+
+
+def test_old_server_kwargs_are_taken_with_a_warning() -> None:
+    """And give way to keyword arguments."""
+    with pytest.warns(DeprecationWarning, match="server_kwargs"):
+        controller = Controller(Box(), server_kwargs={"data_size_limit": 5, "ident": "old"}, data_size_limit=6)
+    assert {"enable_SMTPUTF8": True, "data_size_limit": 6, "ident": "old"} == controller.SMTP_kwargs
+
+
+def test_limits_of_the_listener_can_be_given() -> None:
+    """Beyond aiosmtpd: what only a listener knows."""
+    settings = ListenerSettings(limits=LimitSettings(connections_max=1))
+    controller = Controller(Box(), port=0, settings=settings, timeout=7)
+    controller.start()
+    try:
+        with socket.create_connection((controller.hostname, controller.port)) as one:
+            assert one.recv(100).startswith(b"220")
+            with socket.create_connection((controller.hostname, controller.port)) as two:
+                assert two.recv(100).startswith(b"421 4.3.2")
+    finally:
+        controller.stop()
+
+
+class Holding(Box):
+    """Is at work on a message when it is stopped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at_work = threading.Event()
+        self.release = asyncio.Event()
+
+    async def handle_DATA(self, server: SMTP, session: Any, envelope: Any) -> str:
+        """Wait."""
+        self.at_work.set()
+        await self.release.wait()
+        return "250 2.0.0 Done"
+
+
+def begun(controller: Controller) -> socket.socket:
+    """Return a client whose message waits for its answer."""
+    client = socket.create_connection((controller.hostname, controller.port), timeout=5)
+    client.recv(100)
+    for command in (b"EHLO x\r\n", b"MAIL FROM:<a@x>\r\n", b"RCPT TO:<b@x>\r\n", b"DATA\r\n"):
+        client.sendall(command)
+        client.recv(1000)
+    client.sendall(b"x\r\n.\r\n")
+    return client
+
+
+def test_stop_lets_a_message_in_transfer_have_its_reply() -> None:
+    """Aiosmtpd cuts it, after the handler may have taken it."""
+    handler = Holding()
+    controller = Controller(handler, port=0)
+    controller.start()
+    with begun(controller) as client:
+        assert handler.at_work.wait(5)
+        controller.loop.call_soon_threadsafe(controller.loop.call_later, 0.05, handler.release.set)
+        controller.stop()
+        assert client.recv(100).startswith(b"250 2.0.0 Done")
+
+
+def test_stop_does_not_wait_for_ever() -> None:
+    """For a hook that never ends, for a peer that never leaves, for a task of the handler's own."""
+    handler = Holding()
+    controller = Controller(handler, port=0)
+    controller.start()
+    with begun(controller), socket.create_connection((controller.hostname, controller.port)) as idle:
+        assert handler.at_work.wait(5)
+        assert idle.recv(100).startswith(b"220")
+        started = time.monotonic()
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(1000), controller.loop)
+        controller.stop()
+        assert time.monotonic() - started < 6
+
+
+def test_a_hook_that_blocks_the_loop_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a warning; the controller can be started again."""
+    monkeypatch.setattr(module, "STOP_MAX_S", 0.1)
+    release, blocked = threading.Event(), threading.Event()
+
+    class Blocking(Box):
+        def handle_NOOP(self, server: SMTP, session: Any, envelope: Any, arg: Any) -> str:
+            blocked.set()
+            release.wait(10)
+            return "250 OK"
+
+    controller = Controller(Blocking(), port=0)
+    controller.start()
+    with socket.create_connection((controller.hostname, controller.port)) as client:
+        client.sendall(b"NOOP\r\n") if client.recv(100) else None
+        assert blocked.wait(5)
+        (thread,) = [thread for thread in threading.enumerate() if thread.name == "postbus-controller"]
+        with pytest.warns(ResourceWarning, match="blocks the event loop"):
+            controller.stop()
+    release.set()
+    thread.join(10)
+    controller.port = 0
+    controller.start()
+    controller.stop()
+
+
+def test_cancel_tasks_stops_the_loop() -> None:
+    """As programs do that end by themselves; stop() then only tidies up."""
+    controller = Controller(Box(), port=0)
+    controller.start()
+    thread = controller._thread
+    assert thread is not None
+    controller.loop.call_soon_threadsafe(controller.cancel_tasks)
+    thread.join(5)
+    controller.stop()
+
+
+class OwnServer(Controller):
+    """Binds by itself, as the point to override allows."""
+
+    async def _create_server(self) -> asyncio.AbstractServer:
+        server = await self.loop.create_server(self._factory_invoker, self.hostname, 0)
+        self.port = server.sockets[0].getsockname()[1]
+        return server
+
+
+def test_a_server_made_by_a_subclass() -> None:
+    """Serves, and ends although a client stays (from Python 3.12 on, ``wait_closed`` waits for it)."""
+    controller = OwnServer(Box())
+    controller.start()
+    serves(controller)
+    with socket.create_connection((controller.hostname, controller.port)):
+        controller.stop()
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["stands still", "runs"])
+def test_an_unthreaded_controller_on_the_programs_loop(running: bool) -> None:
+    """``begin`` before the loop runs; ``end`` while it runs or after, and ``ended`` says when it is done."""
+    loop = asyncio.new_event_loop()
+    controller = UnthreadedController(Box(), port=0, loop=loop)
+    controller.begin()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        serves(controller)
+        if running:
+            loop.call_soon_threadsafe(controller.end)
+            assert controller.ended.wait(5)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+    if not running:
+        controller.end()
+    assert controller.ended.is_set()
+    assert controller.server is None
+    loop.run_until_complete(controller.finalize())
+    loop.close()
+    asyncio.set_event_loop(None)
+
+
+def test_an_unthreaded_controller_on_a_unix_socket(tmp_path: Path) -> None:
+    """A relative or absolute path."""
+    loop = asyncio.new_event_loop()
+    controller = UnixSocketUnthreadedController(Box(), tmp_path / "mx.sock", loop)
+    controller.begin()
+
+    async def scenario() -> bytes:
+        reader, writer = await asyncio.open_unix_connection(controller.unix_socket)
+        banner = await reader.readline()
+        writer.close()
+        await controller.finalize()
+        return banner
+
+    assert loop.run_until_complete(scenario()).startswith(b"220 ")
+    loop.close()
+    asyncio.set_event_loop(None)
+
+
+def test_a_server_is_asyncios() -> None:
+    """``start_serving`` has nothing to do, ``serve_forever`` waits until cancelled."""
+    controller = Controller(Box(), port=0)
+    controller.start()
+    assert controller.server is not None
+
+    async def scenario(server: asyncio.AbstractServer) -> None:
+        await server.start_serving()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(server.serve_forever(), 0.01)
+
+    asyncio.run_coroutine_threadsafe(scenario(controller.server), controller.loop).result(5)
+    controller.stop()
+
+
+@pytest.mark.parametrize(("refused", "expected"), [(False, "127.0.0.1"), (True, "::1")])
+def test_loopback(refused: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """IPv4, unless the machine has none."""
+
+    class NoIPv4(socket.socket):
+        def bind(self, address: Any) -> None:
+            raise OSError
+
+    if refused:
+        monkeypatch.setattr(socket, "socket", NoIPv4)
+    assert expected == module.get_localhost()

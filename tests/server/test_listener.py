@@ -8,12 +8,13 @@ import socket
 import stat
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
 from postbus.server import LMTP, ListenerSettings, Reply
 from postbus.server.listener import bind_path, connections_within
+from postbus.server.parameter_settings import Announced, ParameterSettings
 from postbus.server.settings import LimitSettings, TlsSettings
 from postbus.telemetry.numbers import NUMBERS
 from tests.server.conftest import Run
@@ -121,15 +122,15 @@ def test_size_is_the_smallest_there_is(own: int | None, asked: int | None, expec
     run(scenario())
 
 
-@pytest.mark.parametrize("announce", [(), ("DSN", "DELIVERBY")], ids=["by default", "asked for"])
-def test_notices_are_announced_only_where_asked_for(announce: tuple[Literal["DSN", "DELIVERBY"], ...], run: Run) -> None:
+@pytest.mark.parametrize("announce", [(), ("DSN", "DELIVERBY", "MT-PRIORITY")], ids=["by default", "asked for"])
+def test_notices_are_announced_only_where_asked_for(announce: tuple[Announced, ...], run: Run) -> None:
     """We send none; what asks for them is recorded in any case. REQUIRETLS would promise more than we know of every sink."""
 
     async def scenario() -> None:
         box = Box()
         async with listening(box, settings(announce=announce)) as listener, Wire.to(listener) as wire:
             keywords = {line[4:] for line in (await wire.say("EHLO x")).splitlines()}
-            assert set(announce) == keywords & {"DSN", "DELIVERBY", "REQUIRETLS"}
+            assert set(announce) == keywords & {"DSN", "DELIVERBY", "MT-PRIORITY", "REQUIRETLS"}
             assert await wire.talk("MAIL FROM:<a@x> RET=HDRS ENVID=q BY=120;N", "RCPT TO:<b@x> NOTIFY=FAILURE", "DATA") == [
                 "250",
                 "250",
@@ -139,6 +140,88 @@ def test_notices_are_announced_only_where_asked_for(announce: tuple[Literal["DSN
             assert {"RET": "HDRS", "ENVID": "q", "BY": "120;N"} == box.envelopes[0].mail_params
             assert [{"NOTIFY": "FAILURE"}] == box.envelopes[0].rcpt_params
             assert (await wire.say("MAIL FROM:<a@x> REQUIRETLS"))[:3] == "555"
+
+    run(scenario())
+
+
+def words(greeting: str) -> set[str]:
+    """Return the keywords, with their values, of an answer to EHLO."""
+    return {line[4:] for line in greeting.splitlines()}
+
+
+def test_requiretls_is_offered_while_it_can_be_kept_and_only_inside_tls(run: Run) -> None:
+    """555 where it cannot be kept, 530 in plain text (RFC 8689 s2); a change counts from the next connection."""
+    kept = [True]
+
+    async def scenario() -> None:
+        box = Box()
+        async with listening(box, settings(), tls_context=server_context(), requiretls=lambda: kept[0]) as listener:
+            async with Wire.to(listener) as wire:
+                assert "REQUIRETLS" not in words(await wire.say("EHLO x"))
+                assert (await wire.say("MAIL FROM:<a@x> REQUIRETLS")).startswith("530 5.7.0")
+                await wire.start_tls()
+                assert "REQUIRETLS" in words(await wire.say("EHLO x"))
+                assert await wire.talk("MAIL FROM:<a@x> REQUIRETLS", "RCPT TO:<b@x>", "DATA") == ["250", "250", "354"]
+                await sent(wire)
+                assert {"REQUIRETLS": None} == box.envelopes[0].mail_params
+            kept[0] = False
+            async with Wire.to(listener) as wire:
+                await wire.say("EHLO x")
+                await wire.start_tls()
+                assert "REQUIRETLS" not in words(await wire.say("EHLO x"))
+                assert (await wire.say("MAIL FROM:<a@x> REQUIRETLS")).startswith("555 5.5.4")
+
+    run(scenario())
+
+
+class Choosy(Box):
+    """Refuses to be greeted as bad."""
+
+    def handle_EHLO(self, server: Any, session: Any, envelope: Any, hostname: str, responses: list[str]) -> list[str] | str:
+        """Refuse, or greet as usual."""
+        return "550 5.7.1 No" if hostname == "bad" else responses
+
+
+@pytest.mark.parametrize("handler", [Box, Choosy])
+def test_limits_are_told_as_they_are_and_kept_as_they_were_told(handler: type[Box], run: Run) -> None:
+    """Under pressure EHLO tells less, and less is taken; a session keeps what it was told until it greets again (RFC 9422)."""
+    load = [0.0]
+
+    async def scenario() -> None:
+        asked = settings(limits=LimitSettings(recipient_domains_max=40))
+        async with listening(handler(), asked, load=lambda: load[0]) as listener, Wire.to(listener) as wire:
+            assert "LIMITS RCPTMAX=1000 RCPTDOMAINMAX=40" in words(await wire.say("EHLO x"))
+            load[0] = 0.99
+            assert await wire.talk("MAIL FROM:<a@x>", *[f"RCPT TO:<{n}@x>" for n in range(101)], "RSET") == ["250"] * 103
+            assert "LIMITS MAILMAX=1 RCPTMAX=100 RCPTDOMAINMAX=1" in words(await wire.say("EHLO x"))
+            assert await wire.talk("MAIL FROM:<a@x>", *[f"RCPT TO:<{n}@x>" for n in range(101)]) == ["250"] * 101 + ["452"]
+            if handler is Choosy:
+                load[0] = 0.0
+                assert (await wire.say("EHLO bad")).startswith("550")
+                assert (await wire.say("RCPT TO:<late@x>")).startswith("452")
+            assert await wire.talk("RSET", "RSET") == ["250", "250"]
+            assert (await wire.say("MAIL FROM:<a@x>")).startswith("421 4.7.0")
+        async with listening(handler(), asked, load=lambda: 1.0) as listener, Wire.to(listener) as wire:
+            assert await wire.talk("HELO x", "MAIL FROM:<a@x>", *[f"RCPT TO:<{n}@x>" for n in range(101)]) == ["250"] * 103
+
+    run(scenario())
+
+
+def test_unregistered_parameters_are_recorded_where_that_is_asked_for(run: Run) -> None:
+    """555 by default; recorded, each counts as a defect of its message, and one of a refused recipient is nobody's."""
+
+    async def scenario() -> None:
+        async with listening(Box(), settings()) as listener, Wire.to(listener) as wire:
+            assert await wire.talk("EHLO x", "MAIL FROM:<a@x> XFOO=1") == ["250", "555"]
+        box = Box()
+        asked = settings(parameters=ParameterSettings(unregistered="record"))
+        async with listening(box, asked) as listener, Wire.to(listener) as wire:
+            commands = ("EHLO x", "MAIL FROM:<a@x> XFOO=1 XBAR", "RCPT TO:<b@x> xown=Yes", "RCPT TO:<c@x>", "DATA")
+            assert await wire.talk(*commands) == ["250", "250", "250", "250", "354"]
+            await sent(wire)
+            (envelope,) = box.envelopes
+            assert ({"XFOO": "1", "XBAR": None}, [{"XOWN": "Yes"}, {}]) == (envelope.mail_params, envelope.rcpt_params)
+            assert {"unregistered-parameter": 3} == envelope.defects
 
     run(scenario())
 
@@ -157,7 +240,9 @@ def test_limits_of_a_session(handler: type[Box], run: Run) -> None:
         async with listening(handler(), settings(limits=LimitSettings(session_max_octets=600_000))) as listener, Wire.to(listener) as wire:
             await wire.begin()
             wire.send(("x" * 998 + "\r\n") * 2000)
+            assert await sent(wire) == "250 2.0.0 OK"
             assert (await wire.reply()).startswith("421 4.7.0")
+            assert await wire.rest() == ""
 
     run(scenario())
 

@@ -16,6 +16,7 @@ import pytest
 
 from postbus.server import main as command
 from postbus.server.handlers import Debugging, Sink
+from tests.server.wire import authority, client_context
 
 MINE = '''
 class MyHandler:
@@ -147,3 +148,82 @@ def test_root_is_given_up_first(
     else:
         command._become_nobody(command._parser())
     assert ["setgroups", "setgid", "setuid"] == order
+
+
+FLAGS = ["-v", "--version", "-n", "--nosetuid", "-c", "--class", "-s", "--size", "-u", "--smtputf8", "-d", "--debug", "-l", "--listen",
+         "--smtpscert", "--smtpskey", "--tlscert", "--tlskey", "--no-requiretls"]  # fmt: skip
+
+
+def test_the_flags_are_aiosmtpds() -> None:
+    """All of them, asked of its own parser, and no others."""
+    from aiosmtpd.main import _parser as theirs
+
+    def flags(parser: Any) -> set[str]:
+        return {flag for action in parser._actions for flag in action.option_strings} - {"-h", "--help"}
+
+    assert flags(theirs()) == flags(command._parser()) == set(FLAGS)
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[str, str]:
+    """Return the names of a certificate's and a key's file."""
+    issued = authority().issue_cert("localhost", "127.0.0.1")
+    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+    for pem in issued.cert_chain_pems:
+        pem.write_to_path(tmp_path / "cert.pem", append=True)
+    return str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+
+
+def test_starttls_is_required_unless_told_otherwise(tmp_path: Path, certificate: tuple[str, str]) -> None:
+    """--tlscert and --tlskey offer it; mail comes behind it."""
+    files = ("--tlscert", certificate[0], "--tlskey", certificate[1])
+    for more, code in (((), 530), (("--no-requiretls",), 250)):
+        with started(tmp_path, "-n", "-c", "Sink", "-l", "127.0.0.1:0", *files, *more) as process:
+            try:
+                assert process.stderr is not None
+                with smtplib.SMTP("127.0.0.1", int(process.stderr.readline().rpartition(":")[2]), timeout=10) as client:
+                    client.ehlo("x")
+                    assert code == client.mail("a@x")[0]
+                    client.rset()
+                    client.starttls(context=client_context())
+                    client.ehlo("x")
+                    assert 250 == client.mail("a@x")[0]
+            finally:
+                process.kill()
+
+
+def test_tls_from_the_first_octet(tmp_path: Path, certificate: tuple[str, str]) -> None:
+    """--smtpscert and --smtpskey; -d logs each session."""
+    files = ("--smtpscert", certificate[0], "--smtpskey", certificate[1])
+    with started(tmp_path, "-n", "-d", "-c", "Sink", "-l", "127.0.0.1:0", *files) as process:
+        try:
+            assert process.stderr is not None
+            port = int(next(line for line in process.stderr if "serves on" in line).rpartition(":")[2])
+            with smtplib.SMTP_SSL("localhost", port, timeout=10, context=client_context()) as client:
+                assert 250 == client.noop()[0]
+            assert any('"session.closed"' in line for line in iter(process.stderr.readline, ""))
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        pytest.param(["--tlscert", "cert.pem"], "--tlscert and --tlskey must be specified together", id="no key"),
+        pytest.param(["--smtpskey", "key.pem"], "--smtpscert and --smtpskey must be specified together", id="no certificate"),
+        pytest.param(["--tlscert", "none.pem", "--tlskey", "none.pem"], "none.pem: no such file", id="no such file"),
+    ],
+)
+def test_certificates_that_cannot_be_used(arguments: list[str], expected: str, tmp_path: Path) -> None:
+    """Exit code 2, before anything is served."""
+    with started(tmp_path, "-n", *arguments) as process:
+        said = process.communicate(timeout=20)[1]
+    assert 2 == process.returncode
+    assert expected in said
+
+
+def test_three_times_debug_sees_what_the_loop_complains_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """-ddd; the class is made with its words before anything is bound."""
+    made = command.parseargs(["-ddd", "-c", "Sink"])[1]
+    assert (3, True, "localhost", 8025) == (made.debug, made.setuid, made.host, made.port)
+    assert isinstance(made.handler, Sink)

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 import pytest
 
 from postbus.smtp import DataStart, Expn, Helo, Help, Mail, Noop, Offer, Quit, Rcpt, Reply, Rset, StartTls, Vrfy, replies
-from postbus.smtp.commands import FORBIDDEN, MAIL_PARAMETERS, RCPT_PARAMETERS, SYNTAX, VERBS, greeting_lines, help_reply
+from postbus.smtp.commands import FORBIDDEN, SYNTAX, VERBS, greeting_lines, help_reply, limits_line
 from postbus.smtp.events import Owed
+from postbus.smtp.parameters import MAIL as MAIL_PARAMETERS
+from postbus.smtp.parameters import RCPT as RCPT_PARAMETERS
 from postbus.smtp.terms import Limits
 
 OFFER = Offer("mx.test", size_octets=1000)
@@ -32,7 +34,8 @@ AFTER_HELO = Session(Offer("mx.test", starttls=True), esmtp=False)
 LENIENT = Session(Offer("mx.test", lenient_paths=True))
 NO_UTF8 = Session(Offer("mx.test", smtputf8=False))
 UNLIMITED = Session(Offer("mx.test", size_octets=None))
-MORE = Session(Offer("mx.test", keywords=("REQUIRETLS", "FUTURERELEASE 100 x", "XFOO bar")))
+MORE = Session(Offer("mx.test", keywords=("FUTURERELEASE 100 x", "XFOO bar")))
+RECORDING = Session(Offer("mx.test", unregistered="record"))
 
 
 @pytest.mark.parametrize(
@@ -53,9 +56,11 @@ MORE = Session(Offer("mx.test", keywords=("REQUIRETLS", "FUTURERELEASE 100 x", "
         ("MAIL", "FROM:<a@b> SIZE=999999999999999999999", UNLIMITED, replies.BAD_PARAMETER),
         ("MAIL", "FROM:<a@b> SMTPUTF8", NO_UTF8, replies.UNKNOWN_PARAMETER),
         ("MAIL", "FROM:<a@b> REQUIRETLS", PLAIN, replies.UNKNOWN_PARAMETER),
-        ("MAIL", "FROM:<a@b> REQUIRETLS HOLDFOR=9 XFOO=1", MORE, Mail("a@b", {"REQUIRETLS": None, "HOLDFOR": "9", "XFOO": "1"}, {})),
-        ("MAIL", "FROM:<a@b> HOLDUNTIL=9", PLAIN, replies.UNKNOWN_PARAMETER),
+        ("MAIL", "FROM:<a@b> HOLDFOR=9 XFOO=1", MORE, Mail("a@b", {"HOLDFOR": "9", "XFOO": "1"}, {})),
+        ("MAIL", "FROM:<a@b> HOLDFOR=9", PLAIN, replies.UNKNOWN_PARAMETER),
         ("MAIL", "FROM:<a@b> XFOO", PLAIN, replies.UNKNOWN_PARAMETER),
+        ("MAIL", "FROM:<a@b> XFOO XBAR=1", RECORDING, Mail("a@b", {"XFOO": None, "XBAR": "1"}, {"unregistered-parameter": 2})),
+        ("RCPT", "TO:<a..b@c> XFOO=1", RECORDING, Rcpt("a..b@c", {"XFOO": "1"}, {"dots": 1, "unregistered-parameter": 1})),
         ("MAIL", "FROM:<a@b> NOTIFY=NEVER", PLAIN, replies.UNKNOWN_PARAMETER),
         ("MAIL", "FROM:<a@b> BY=120;R MT-PRIORITY=-3", PLAIN, Mail("a@b", {"BY": "120;R", "MT-PRIORITY": "-3"}, {})),
         ("MAIL", "FROM:<ü@b>", PLAIN, replies.NEEDS_SMTPUTF8),
@@ -154,7 +159,7 @@ def test_no_allowance_reaches_the_discarding_length() -> None:
 
 def test_greeting_lines() -> None:
     """EHLO lists what is on, and STARTTLS only where it can be used."""
-    full = Offer("mx.test", size_octets=10, starttls=True, keywords=("LIMITS RCPTMAX=5",))
+    full = Offer("mx.test", size_octets=10, starttls=True, limits=True, requiretls=True, keywords=("XFOO bar",))
     assert (
         "mx.test",
         "PIPELINING",
@@ -163,10 +168,13 @@ def test_greeting_lines() -> None:
         "SMTPUTF8",
         "ENHANCEDSTATUSCODES",
         "STARTTLS",
+        "LIMITS RCPTMAX=1000",
         "HELP",
-        "LIMITS RCPTMAX=5",
-    ) == greeting_lines(full, tls=False)
-    assert "STARTTLS" not in greeting_lines(full, tls=True)
+        "XFOO bar",
+    ) == greeting_lines(full, Limits(), tls=False)
+    inside = greeting_lines(full, Limits(mails=5, recipients=100, recipient_domains=2), tls=True)
+    assert "STARTTLS" not in inside
+    assert {"REQUIRETLS", "LIMITS MAILMAX=5 RCPTMAX=100 RCPTDOMAINMAX=2"} <= set(inside)
     bare = replace(
         full,
         size_octets=None,
@@ -176,9 +184,11 @@ def test_greeting_lines() -> None:
         enhanced=False,
         starttls=False,
         help=False,
+        limits=False,
         keywords=(),
     )
-    assert ("mx.test",) == greeting_lines(bare, tls=False)
+    assert ("mx.test",) == greeting_lines(bare, Limits(), tls=False)
+    assert "" == limits_line(Limits(recipients=1_000_000))
 
 
 def test_help() -> None:

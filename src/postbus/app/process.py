@@ -182,6 +182,7 @@ class Process:
             keeper=self.spool,
             now_ms=lambda: time.time_ns() // 1_000_000,
             random=os.urandom,
+            all_tls=self._all_tls,
         )
         spill = self.spool.spill_folder if self.spool is not None else self._temporary_folder()
         return {
@@ -192,9 +193,15 @@ class Process:
                 spill_folder=spill,
                 gate=self._gate,
                 size_octets=lambda: self.rooms.size_octets if self.rooms else None,
+                requiretls=self._all_tls,
+                load=lambda: max(handler.load, self.spool.load if self.spool is not None else 0.0),
             )
             for name, said in settings.listeners.items()
         }
+
+    def _all_tls(self) -> bool:
+        """Return whether what is taken now travels on by TLS alone."""
+        return self.rooms is not None and self.rooms.all_tls
 
     def _temporary_folder(self) -> Path:
         """Return where large content goes while it is held, without a spool to be renamed into; it ends with the process."""

@@ -13,7 +13,7 @@ from postbus.bridge.routing import Router
 from postbus.config import Settings, changes
 from postbus.sinks import Sink
 from postbus.sinks.registry import SinkUnusableError, make
-from postbus.sinks.settings import ClientTls, Secret
+from postbus.sinks.settings import ClientTls, Secret, over_tls
 
 Mark = tuple[int, int, int] | None
 """A file's inode, size and time of change; ``None`` where it cannot be seen."""
@@ -31,6 +31,7 @@ class Rooms:
     Attributes:
         size_octets: the largest message some route takes; ``None``: any.
         all_spool: every route promises the spool.
+        all_tls: every sink that a route leads to, best-effort ones too, is reached by TLS alone.
         carried: the largest event of each sink, as the router was told.
         marks: what the files that sinks refer to were like when they were made.
     """
@@ -39,6 +40,7 @@ class Rooms:
     router: Router
     size_octets: int | None
     all_spool: bool
+    all_tls: bool
     carried: Mapping[str, int]
     marks: Marks
 
@@ -104,7 +106,9 @@ def routed(settings: Settings, sinks: Mapping[str, Sink], now: Marks) -> Rooms:
     router = Router(settings.routes, sinks, settings.acceptance)
     promises = {route.acceptance or settings.acceptance for route in settings.routes}
     carried = {name: sink.event_max_octets for name, sink in sinks.items()}
-    return Rooms(sinks, router, router.message_max_octets, promises == {"spool"}, carried, now)
+    used = {name for route in settings.routes for name in (*route.sinks, *route.best_effort)}
+    all_tls = all(over_tls(settings.sinks[name]) for name in used)
+    return Rooms(sinks, router, router.message_max_octets, promises == {"spool"}, all_tls, carried, now)
 
 
 def needs_spool(settings: Settings) -> bool:
@@ -123,7 +127,7 @@ LIVE = tuple(
         r"telemetry\.(log_level|log_format|log_addresses)",
         r"sidecar\.loop_lag_max_s",
         r"listeners\.\w+\.(hostname|ident|smtputf8|stray|strict_pipelining|lenient_paths|announce|spill_threshold_octets)(\[.*)?",
-        r"listeners\.\w+\.(limits|timeouts)\..*",
+        r"listeners\.\w+\.(limits|timeouts|parameters|clients)\..*",
         r"listeners\.\w+\.tls\.(certificate|key|client_ca)",
     )
 )

@@ -39,6 +39,9 @@ SEPARATELY = Reply(452, "Send this recipient in a transaction of its own", "4.5.
 TRY_LATER = Reply(451, "Message not accepted, try again later", "4.3.0")
 REFUSED = Reply(554, "Message refused by its destination", "5.3.0")
 
+NOT_BY_TLS = Reply(451, "Cannot pass mail on by TLS alone now, try again later", "4.7.0")
+"""A reload took the offer of REQUIRETLS back while a session had it (RFC 8689); the next greeting will not offer it."""
+
 LOOPING = Reply(554, "Too many hops, this message loops", "5.4.6")
 
 HOPS_MAX = 100
@@ -99,6 +102,7 @@ class PublishingHandler:
         all_spool: whether every route promises the spool now; then MAIL is refused already while it takes nothing.
         courier: for routes that hold; keeper: for routes that spool, ``None`` when there is no such route.
         now_ms: the wall clock; random: gives so many random octets.
+        all_tls: whether every sink is reached by TLS alone now; REQUIRETLS is taken only then.
     """
 
     def __init__(
@@ -111,6 +115,7 @@ class PublishingHandler:
         keeper: Keeper | None,
         now_ms: Callable[[], int],
         random: Callable[[int], bytes],
+        all_tls: Callable[[], bool] = lambda: False,
     ) -> None:
         self._route = route
         self._all_spool = all_spool
@@ -119,6 +124,7 @@ class PublishingHandler:
         self._keeper = keeper
         self._now_ms = now_ms
         self._random = random
+        self._all_tls = all_tls
         self._memory = Budget(terms.in_flight_max_octets)
 
     @property
@@ -126,10 +132,17 @@ class PublishingHandler:
         """Memory taken by events being sent, of messages whose senders wait and best effort."""
         return self._memory.used_octets
 
+    @property
+    def load(self) -> float:
+        """How much of the memory for events being sent is taken: 0 none, 1 all."""
+        return self._memory.used_octets / self._memory.limit_octets
+
     def handle_MAIL(self, server: object, session: Session, envelope: Envelope, address: str, options: list[str]) -> Reply:
         """Take the sender, unless no recipient could be taken. What it may send is decided per recipient."""
         if self._all_spool() and (refusal := self._spool_fault()) is not None:
             return refusal
+        if "REQUIRETLS" in envelope.mail_params and not self._all_tls():
+            return NOT_BY_TLS
         envelope.mail_from = address
         envelope.mail_options.extend(options)
         return replies.SENDER_OK

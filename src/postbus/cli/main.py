@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 from postbus import __version__
-from postbus.cli import admin, letter, show
+from postbus.cli import admin, letter, selftest, show
 
 PLAIN = not (sys.stdout.isatty() and sys.stderr.isatty())
 DEFAULT_HTTP = "http://127.0.0.1:8080"
@@ -49,9 +49,15 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "postbus send you@example.org --host mx.example.org --port 25 --starttls",
         "postbus send you@example.org --from '' --raw bounce.eml",
     ),
+    "smtpd": (
+        "postbus smtpd                                  print each message, on localhost:8025",
+        "postbus smtpd -c package.Handler WORD WORD",
+        "postbus smtpd -l :2525 -c Mailbox ./maildir",
+    ),
     "status": ("postbus status", "postbus status --json | jq .sinks"),
     "healthcheck": ("postbus healthcheck && echo ready",),
     "reload": ("postbus reload --token-file /etc/postbus/admin/token",),
+    "selftest": selftest.EXAMPLES,
     "list": ("postbus dead-letters list --token-file token", "postbus dead-letters list --sink orders --json | jq .reason"),
     "replay": ("postbus dead-letters replay --token-file token", "postbus dead-letters replay --sink orders --token-file token"),
     "drop": ("postbus dead-letters drop --event 0198c0de-... --token-file token",),
@@ -61,12 +67,12 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
-def command(group: typer.Typer, name: str) -> Callable[[Command], Command]:
+def command(group: typer.Typer, name: str, context_settings: dict[str, Any] | None = None) -> Callable[[Command], Command]:
     """Register a command whose help is its docstring and its examples."""
 
     def register(function: Command) -> Command:
         examples = "\n".join(["\b", "Examples:", *(f"  {example}" for example in EXAMPLES[name])])
-        group.command(name, help=f"{inspect.getdoc(function)}\n\n{examples}")(function)
+        group.command(name, help=f"{inspect.getdoc(function)}\n\n{examples}", context_settings=context_settings)(function)
         return function
 
     return register
@@ -128,6 +134,18 @@ def check(config: ConfigOption = None) -> None:
 
 def _counted(count: int, word: str) -> str:
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+@command(CLI, "smtpd", context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False})
+def smtpd(arguments: Annotated[list[str] | None, typer.Argument(metavar="WORD", help="Options and words, as `-h` says.")] = None) -> None:
+    """Serve SMTP with a handler class of your own.
+
+    The library on the command line, without any configuration. `postbus smtpd -h` lists the options, which are those of
+    `python -m postbus.server`; it stays who you are, as if -n were given.
+    """
+    from postbus.server import main as server  # noqa: PLC0415
+
+    raise typer.Exit(server.main(["-n", *(arguments or ())], program="postbus smtpd"))
 
 
 @command(CLI, "schema")
@@ -301,6 +319,9 @@ def reload(http: HttpOption = DEFAULT_HTTP, token_file: TokenOption = None) -> N
         show.line(f"needs a restart: {path}", "yellow")
     if not found["changed"] and not found["needs_restart"]:
         show.line("nothing differs; certificates were read again")
+
+
+command(CLI, "selftest")(selftest.selftest)
 
 
 LETTERS = typer.Typer(

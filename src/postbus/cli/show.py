@@ -37,6 +37,11 @@ STYLES: Mapping[str, str] = {
     "given up": "red",
     "damaged": "red",
     "failed": "red",
+    "pass": "green",
+    "safe": "green",
+    "lenient": "yellow",
+    "FAIL": "bold red",
+    "skipped": "dim",
 }
 """Words of an outcome, and the colour of what begins with them."""
 
@@ -79,9 +84,12 @@ def _style(cell: str) -> str:
 
 
 @contextmanager
-def progress(what: str, total: int, *, octets: bool = False) -> Iterator[Callable[[int], None]]:
-    """Give a function to tell how far the work is, of *total* steps or octets: a bar on standard error if somebody looks at it."""
-    if not ERR.is_terminal or total < (BIG_OCTETS if octets else BIG_COUNT):
+def progress(what: str, total: int, *, octets: bool = False, least: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Give a function to tell how far the work is, of *total* steps or octets: a bar on standard error if somebody looks at it.
+
+    *least* is the total from which on a bar is shown, for work whose steps are slow.
+    """
+    if not ERR.is_terminal or total < (least or (BIG_OCTETS if octets else BIG_COUNT)):
         yield lambda _: None
         return
     count = DownloadColumn() if octets else MofNCompleteColumn()

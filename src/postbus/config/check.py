@@ -60,7 +60,7 @@ def check(known: Loaded | ConfigurationError, now_s: float | None = None) -> lis
         _plugins, _folders,
     )  # fmt: skip
     warnings: Sequence[Callable[[Settings], Iterable[Trouble]]] = (
-        _never_reached, _postmaster, _unused_sinks, _room, _times, partial(_expiring, now_s=now_s),
+        _never_reached, _postmaster, _unused_sinks, _room, _times, _unannounced, partial(_expiring, now_s=now_s),
     )  # fmt: skip
     found = [known.origins.finding("error", *trouble) for look in errors for trouble in look(settings)]
     if not found:
@@ -352,6 +352,14 @@ def _room(settings: Settings) -> Iterator[Trouble]:
         if most > settings.spool.max_octets and any((route.acceptance or settings.acceptance) == "spool" for route in settings.routes):
             said = f"a message of {most} octets, which listener {quoted(name)} takes, never fits"
             yield ("spool", "max_octets"), said, "raise it, or lower the listener's limits.message_max_octets"
+
+
+def _unannounced(settings: Settings) -> Iterator[Trouble]:
+    for name, listener in settings.listeners.items():
+        for field, keyword in (("deliverby_min_s", "DELIVERBY"), ("priority_profile", "MT-PRIORITY")):
+            if getattr(listener.parameters, field) and keyword not in listener.announce:
+                remedy = f"add {keyword} to the listener's announce, or remove this"
+                yield ("listeners", name, "parameters", field), f"{keyword}, which it belongs to, is not announced", remedy
 
 
 def _times(settings: Settings) -> Iterator[Trouble]:

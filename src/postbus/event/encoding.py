@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from postbus.event import parameters
 from postbus.event.charsets import scrub_line
 from postbus.event.mail import Mail, Recipient
 from postbus.event.parsed import Address, Attachment, Header, Parsed, Text
@@ -28,7 +29,6 @@ class UnfitError(Exception):
 ENVELOPE_MAX_OCTETS = 8 * 1024
 """Of what stands round the message: the header ``postbus-envelope``, and the rest of a raw event's JSON beside its base64."""
 
-_BODIES = frozenset(("7BIT", "8BITMIME", "BINARYMIME"))
 _MAILERS = frozenset(("mailer-daemon", "postmaster"))
 _NO_VERDICTS: Tree = {"spf": None, "dkim": None, "dmarc": None, "arc": None}
 _NO_FACTS: Tree = {
@@ -108,24 +108,13 @@ def _forwarded(said: Mapping[str, str | None]) -> Tree:
 
 
 def _envelope(mail: Mail, recipient: Recipient) -> Tree:
-    size = mail.params.get("SIZE") or ""
-    body = (mail.params.get("BODY") or "").upper()
-    notify = recipient.params.get("NOTIFY")
     return {
         "mailFrom": scrub_line(mail.mail_from),
         "recipient": scrub_line(recipient.address),
         "recipientNormalized": scrub_line(recipient.normalized),
         "index": recipient.index,
         "count": mail.accepted or len(mail.recipients),
-        "params": {
-            "size": int(size) if size.isdecimal() and len(size) <= 18 else None,
-            "body": body if body in _BODIES else "7BIT",
-            "smtputf8": mail.smtputf8,
-            "envid": _clean(mail.params.get("ENVID")),
-            "ret": _clean(mail.params.get("RET")),
-            "notify": scrub_line(notify).split(",") if notify else [],
-            "orcpt": _clean(recipient.params.get("ORCPT")),
-        },
+        "params": parameters.told(mail.params, recipient.params, smtputf8=mail.smtputf8),
     }
 
 
@@ -440,6 +429,7 @@ _FREE_TEXTS: tuple[tuple[str, str, str], ...] = (
     ("envelope", "params", "orcpt"),
     ("envelope", "params", "envid"),
     ("envelope", "params", "ret"),
+    ("envelope", "params", "auth"),
     ("listener", "tls", "clientCertSubject"),
     ("listener", "auth", "identity"),
     ("client", "", "ptr"),
@@ -462,7 +452,11 @@ def _shrink_head(tree: Tree, room_octets: int, apart_octets: int) -> None:
         return
     _note(tree, "route.captures")
     tree["route"]["captures"] = {}
-    tree["envelope"]["params"]["notify"] = tree["envelope"]["params"]["notify"][:4]
+    params = tree["envelope"]["params"]
+    params["notify"] = params["notify"][:4]
+    if params["other"]["mail"] or params["other"]["rcpt"]:
+        _note(tree, "envelope.params.other")
+        params["other"] = {"mail": {}, "rcpt": {}}
     _shrink_defects(tree, room_octets)
     for outer, inner, name in _FREE_TEXTS:
         if fits():

@@ -75,8 +75,23 @@ class Client(_Closed):
     forwarded: Forwarded | None = Field(description="Null unless the client said XFORWARD.")
 
 
+class DeliverBy(_Closed):
+    """BY (RFC 2852): what the sender wants to happen once the time is over. Nothing here makes it happen."""
+
+    seconds: int = Field(description="From the moment it was said; negative: over already.")
+    mode: Literal["notify", "return"] = Field(description="The sender wants a notice, or the mail back.")
+    trace: bool = Field(description="He wants to be told of each hop.")
+
+
+class OtherParams(_Closed):
+    """Parameters without a field of their own, by keyword in upper case; null: the keyword stood alone."""
+
+    mail: dict[str, str | None] = Field(description="Of MAIL.")
+    rcpt: dict[str, str | None] = Field(description="Of this event's RCPT.")
+
+
 class EnvelopeParams(_Closed):
-    """Parameters of MAIL and RCPT; values as sent."""
+    """Parameters of MAIL and of this event's RCPT, all that were said; values as sent."""
 
     size: int | None = Field(description="SIZE as announced (RFC 1870).")
     body: Literal["7BIT", "8BITMIME", "BINARYMIME"] = Field(description="BODY (RFC 6152, RFC 3030); 7BIT when not given.")
@@ -84,7 +99,12 @@ class EnvelopeParams(_Closed):
     envid: str | None = Field(description="ENVID (RFC 3461), xtext as sent.")
     ret: str | None = Field(description="RET (RFC 3461).")
     notify: list[str] = Field(description="NOTIFY (RFC 3461).")
-    orcpt: str | None = Field(description="ORCPT (RFC 3461), xtext as sent.")
+    orcpt: str | None = Field(description="ORCPT (RFC 3461, RFC 6533), encoded as sent.")
+    require_tls: bool = Field(description="REQUIRETLS was given (RFC 8689): pass the mail on by TLS alone.")
+    priority: int | None = Field(ge=-9, le=9, description="MT-PRIORITY (RFC 6710), -9 to 9.")
+    by: DeliverBy | None = Field(description="BY (RFC 2852).")
+    auth: str | None = Field(description="AUTH (RFC 4954 s5), xtext as sent: the submitter in the sending host's word; <> when unknown.")
+    other: OtherParams
 
 
 class Envelope(_Closed):

@@ -28,6 +28,7 @@ class Row:
     id: str
     title: str
     section: str
+    source: str
     protocol: Literal["smtp", "lmtp"]
     server: Mapping[str, Any]
     prologue: tuple[Step, ...]
@@ -57,8 +58,9 @@ def _row(raw: dict[str, Any], prologues: Mapping[str, tuple[Step, ...]]) -> Row:
         id=raw["id"],
         title=raw["title"],
         section=raw["section"],
+        source=raw.get("source", ""),
         protocol=raw["protocol"],
-        server=raw.get("server", {}),
+        server={name: tuple(value) if isinstance(value, list) else value for name, value in raw.get("server", {}).items()},
         prologue=prologues[raw["prologue"]],
         steps=_steps(raw["steps"]),
         accepted=tuple(_octets(content) for content in raw["accepted"]),

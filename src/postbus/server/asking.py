@@ -55,6 +55,11 @@ class Asking(Connection):
             telemetry.command_rejected(listener=self.roster.terms.name, code=reply.code)
         return reply
 
+    def _tell_refused(self, reply: Reply) -> None:
+        """Count a refusal of our own."""
+        telemetry.command_rejected(listener=self.roster.terms.name, code=reply.code)
+        self._count_limit(reply)
+
     def fault(self, pending: Pending, error: Exception) -> Outcome:
         """A hook raised: log it, let ``handle_exception`` find words if somebody wrote one, else 451."""
         self._log_fault(pending.hook, error)
@@ -69,6 +74,23 @@ class Asking(Connection):
             return replies.LOCAL_ERROR
         result = hook(error)
         return cast("str | Reply", await result if inspect.isawaitable(result) else result)
+
+    def _tell(self, name: str, hook: Hook, *args: Any) -> None:
+        """Call a hook whose answer nobody waits for."""
+        try:
+            result = hook(self, *args)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a handler's
+            self._log_fault(name, blamed(error))
+            return
+        if inspect.isawaitable(result):
+
+            async def finish() -> None:
+                try:
+                    await result
+                except Exception as error:  # noqa: BLE001 - a handler's
+                    self._log_fault(name, error)
+
+            self.roster.spawn(finish())
 
     def _log_fault(self, name: str, error: Exception) -> None:
         telemetry.hook_failed(

@@ -29,6 +29,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, cast
 
 from postbus import telemetry
+from postbus.server import limits
+from postbus.server.clients import Client
 from postbus.server.outcome import Answer, Outcome, Pending, Special, blamed
 from postbus.server.preface import HeaderTerms, Preface
 from postbus.server.proxy_protocol import ProxyData
@@ -36,8 +38,8 @@ from postbus.server.roster import SHUTTING_DOWN, Roster, Terms
 from postbus.server.timers import Lapse, Timed, Timeouts
 from postbus.server.tls import SHUTDOWN_TIMEOUT_S
 from postbus.smtp.engine import Engine
-from postbus.smtp.events import Signal
-from postbus.smtp.replies import LOCAL_ERROR, Reply
+from postbus.smtp.events import Event, Signal
+from postbus.smtp.replies import EARLY_TALK, LOCAL_ERROR, Reply
 from postbus.smtp.states import State
 
 TURN_OCTETS = 256 * 1024  # per connection and loop turn: one fast peer otherwise gets 8 MB of uvloop's turn
@@ -47,10 +49,9 @@ LINGER_OCTETS = 1024 * 1024  # read and dropped after the last word, so that the
 TURN, BUSY, DISK, PEER, UPGRADE = 1, 2, 4, 8, 16
 """Why reading is paused: budget of this turn spent; answer owed; disk behind; peer does not read; TLS being started."""
 
-NEED_DATA = Signal.NEED_DATA  # looking a member up in its class takes 60 ns, a name 5
+NEED_DATA, PAUSED = Signal.NEED_DATA, Signal.PAUSED  # looking a member up in its class takes 60 ns, a name 5
 
 TIMED_OUT = Reply(421, "Timeout, closing connection", "4.4.2")
-SESSION_TOO_BIG = Reply(421, "Too much in one session", "4.7.0")
 
 
 class Connection(Timed, asyncio.Protocol):
@@ -63,8 +64,10 @@ class Connection(Timed, asyncio.Protocol):
         busy: an answer is owed that is not ready.
         finished: it has ended for good.
         header_terms: a PROXY header is wanted, though no listener says so (aiosmtpd's ``proxy_protocol_timeout``); None: not.
-        peername: who has connected: as the socket names it, or the client that the PROXY header of a listener's proxy names.
         proxied: the PROXY header; None: there was none.
+        client: the network that its limits are counted for; None: it is spared.
+        peername: who has connected: as the socket names it, or the client that the PROXY header of a listener's proxy names.
+        limit: the last limit it ran into, a word of ``limits``; ``""``: none.
         reason: why it ended, or is about to: one of a few words, for logs and metrics.
     """
 
@@ -72,12 +75,14 @@ class Connection(Timed, asyncio.Protocol):
         "__dict__",
         "__weakref__",
         "_command_timeout_s",
+        "_farewell",
         "_half_closed",
         "_handshake_task",
         "_has_roster",
         "_job",
         "_linger_octets",
         "_octets_before",
+        "_paid_for",
         "_paused",
         "_pending",
         "_shift",
@@ -85,9 +90,11 @@ class Connection(Timed, asyncio.Protocol):
         "_turn_octets",
         "_wake",
         "busy",
+        "client",
         "engine",
         "finished",
         "header_terms",
+        "limit",
         "loop",
         "peername",
         "proxied",
@@ -112,6 +119,11 @@ class Connection(Timed, asyncio.Protocol):
         self.busy = False
         self.finished = False
         self.reason = ""
+        self.client: Client | None = None
+        self.peername: Any = None
+        self.limit = ""
+        self._farewell: tuple[Reply, str] | None = None
+        self._paid_for = 0
         self._half_closed = False
         self._turn_octets = 0
         self._octets_before = 0
@@ -130,6 +142,10 @@ class Connection(Timed, asyncio.Protocol):
         """The connection may speak: open the engine, or return work that will."""
         raise TypeError(f"{type(self).__name__} begins nothing")
 
+    def welcome(self) -> Outcome:
+        """The peer has waited long enough for its banner."""
+        raise TypeError(f"{type(self).__name__} welcomes nobody")
+
     def secured(self, transport: asyncio.BaseTransport) -> Outcome:
         """TLS has started over *transport*."""
         raise TypeError(f"{type(self).__name__} cannot be secured over {transport!r}")
@@ -147,6 +163,9 @@ class Connection(Timed, asyncio.Protocol):
         """Return what the peer is told instead of *pending*'s answer, which is not ready."""
         del pending
         return LOCAL_ERROR
+
+    def unanswered_late(self, pending: Pending) -> None:
+        """As ``late_answer``, but the peer is owed none: the method of a raw verb has answered and works on, or content is on its way."""
 
     def too_late(self, pending: Pending, result: Any) -> None:
         """*pending*'s work is done, but its peer has left or was answered without it. *result* may be the exception it raised."""
@@ -178,9 +197,10 @@ class Connection(Timed, asyncio.Protocol):
         self.peername = transport.get_extra_info("peername")
         if self.proxied is not None and self.roster.terms.header is not None:
             self.peername = self.proxied.client or self.peername
-        refusal = self.roster.admit(self)
+        refusal = self.roster.admit(self, self.peername if self.client is None else None)
         if refusal is not None:
             self.finished = True
+            self.roster.leave(self)
             self.transport.write(refusal.wire)
             self.transport.close()
             return
@@ -239,7 +259,11 @@ class Connection(Timed, asyncio.Protocol):
         engine = self.engine
         acts = self.acts
         left = TURN_COMMANDS
+        event: Event | Signal
         while True:
+            if engine.nuisances != self._paid_for and self._slow_down():
+                event = PAUSED
+                break
             event = engine.next_event()
             act = acts.get(type(event))
             if act is None:
@@ -253,9 +277,8 @@ class Connection(Timed, asyncio.Protocol):
             if type(outcome) is Special:
                 break
             more = engine.answer(cast("Answer", outcome))
-            if self.roster.draining and not engine.in_transaction:
-                self.reason = "drain"
-                engine.refuse(SHUTTING_DOWN)
+            if self._farewell is not None and not engine.in_transaction:
+                self._say_farewell(*self._farewell)
             elif not more:
                 event = NEED_DATA
                 break
@@ -275,6 +298,8 @@ class Connection(Timed, asyncio.Protocol):
     def _settle(self, event: Any) -> None:
         """See whether the conversation is over, or TLS begins."""
         if event is Signal.CLOSED:
+            if self._paused & UPGRADE and not self.reason:  # something behind STARTTLS
+                self.limited(limits.OF_REPLY[EARLY_TALK])
             self.hang_up(self.reason or "refused")
         elif self._paused & UPGRADE and self._handshake_task is None and self.engine.state is State.UPGRADING:
             self.upgrade()
@@ -294,9 +319,8 @@ class Connection(Timed, asyncio.Protocol):
         """Answer with *outcome*, if it is an answer; and if this was the last one before a drain's end, say so."""
         if isinstance(outcome, Reply | tuple):
             self.engine.answer(outcome)
-        if self.roster.draining and not self.engine.in_transaction:
-            self.reason = "drain"
-            self.engine.refuse(SHUTTING_DOWN)
+        if self._farewell is not None and not self.engine.in_transaction:
+            self._say_farewell(*self._farewell)
 
     def flush(self) -> None:
         """Send what the engine has to say."""
@@ -330,9 +354,8 @@ class Connection(Timed, asyncio.Protocol):
             if self._linger_octets > LINGER_OCTETS and self.transport is not None:
                 self.transport.abort()
             return
-        most = self.roster.terms.session_max_octets
-        if 0 < most < self._octets_before and not self.busy:
-            self.refuse(SESSION_TOO_BIG, "limit")
+        if 0 < self.roster.terms.session_max_octets < self._octets_before and self._farewell is None:
+            self.take_leave(limits.SESSION_TOO_BIG, "limit")
 
     # --- pausing
 
@@ -414,6 +437,63 @@ class Connection(Timed, asyncio.Protocol):
         )
         self.abort("failed")
 
+    # --- limits
+
+    def peer_changed(self, peer: Any) -> Reply | None:
+        """The connection is about *peer* from now on: its client network's limits are asked anew; return the reply that refuses it.
+
+        For PROXY and XCLIENT; other connections are about whom they come from.
+        """
+        client, self.client = self.client, None
+        if client is not None:
+            self.roster.part(client)
+        met = self.roster.meet(peer)
+        if isinstance(met, Reply):
+            return met
+        self.client = met
+        return None
+
+    def limited(self, limit: str) -> None:
+        """The peer has run into *limit*, a word of ``limits``."""
+        self.limit = limit
+        telemetry.limit_hit(listener=self.roster.terms.name, limit=limit)
+
+    def _count_limit(self, reply: Reply) -> None:
+        """If *reply* says that a limit was hit, tell."""
+        limit = limits.OF_REPLY.get(reply)
+        if limit is not None:
+            self.limited(limit)
+
+    def _slow_down(self) -> bool:
+        """Answer a peer slower that makes many mistakes, or wants much but mail; return whether it has to wait.
+
+        No task waits. What it sends meanwhile is not looked at, and beyond what one read brings, not read.
+        """
+        self._paid_for = self.engine.nuisances
+        delay_s = self.roster.terms.timeouts.error_delay_s
+        if self.client is None or not delay_s:
+            return False
+        self.limited(limits.SLOWED)
+        self.hold(delay_s)
+        return True
+
+    def hold(self, delay_s: float) -> None:
+        """Let the peer wait for *delay_s* and up to a sweep."""
+        self.busy = True
+        self.pause_until = self.roster.sweep.clock() + delay_s
+
+    def _go_on(self) -> None:
+        """The peer has waited long enough."""
+        self.pause_until = None
+        self.waiting_at = self.roster.sweep.now
+        if self.engine.state is not State.OPENING:
+            self._next_turn()
+            return
+        self.busy = False
+        self._act(self.welcome())
+        if not self.busy:
+            self.resume(BUSY)
+
     # --- deadlines
 
     def lapsed(self, lapse: Lapse) -> None:
@@ -423,7 +503,10 @@ class Connection(Timed, asyncio.Protocol):
                 self.abort(self.reason)
             elif lapse is Lapse.ANSWER:
                 self._answer_late()
+            elif lapse is Lapse.PAUSE:
+                self._go_on()
             else:
+                self.limited(limits.OF_LAPSE[lapse])
                 self.refuse(TIMED_OUT, "timeout")
         except Exception as error:  # noqa: BLE001 - a mistake of ours ends this session, and the sweep goes on to the next
             self.failed(error)
@@ -441,8 +524,10 @@ class Connection(Timed, asyncio.Protocol):
         if pending is None or pending.event is None:
             self.refuse(TIMED_OUT, "timeout")
             return
-        if self.engine.owing:  # else the method of a raw verb has answered, and works on
+        if self.engine.owing:
             self._give(self.late_answer(pending))
+        else:
+            self.unanswered_late(pending)
         self.pump()
         self.resume(BUSY)
 
@@ -499,10 +584,20 @@ class Connection(Timed, asyncio.Protocol):
 
     def drain(self) -> None:
         """Say 421 if nothing is under way; else the pump will, once it is done."""
-        if self.finished or self.closing_at is not None or self.busy or self._paused & UPGRADE:
+        self.take_leave(SHUTTING_DOWN, "drain")
+
+    def take_leave(self, reply: Reply, reason: str) -> None:
+        """Say *reply* as the last word as soon as no transaction is under way and nothing is owed: now, or once the pump comes to it."""
+        self._farewell = (reply, reason)
+        owing = self.busy and self.pause_until is None
+        if self.finished or self.closing_at is not None or owing or self._paused & UPGRADE or self.engine.in_transaction:
             return
-        if not self.engine.in_transaction:
-            self.refuse(SHUTTING_DOWN, "drain")
+        self.refuse(reply, reason)
+
+    def _say_farewell(self, reply: Reply, reason: str) -> None:
+        self.reason = reason
+        self._count_limit(reply)
+        self.engine.refuse(reply)
 
     def refuse(self, reply: Reply, reason: str) -> None:
         """Say *reply* unasked, as the last word, and hang up."""
@@ -511,8 +606,7 @@ class Connection(Timed, asyncio.Protocol):
         if self._paused & UPGRADE:
             self.abort(reason)
             return
-        self.reason = reason
-        self.engine.refuse(reply)
+        self._say_farewell(reply, reason)
         self.flush()
         self.hang_up(reason)
 

@@ -8,21 +8,20 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, cast
 
 from postbus import telemetry
-from postbus.server.asking import Asking
 from postbus.server.body import CRUMB_OCTETS, Body, Spill
 from postbus.server.connection import DISK
 from postbus.server.envelope import Envelope
 from postbus.server.hooks import MISSING, Misanswered, message_replies
 from postbus.server.outcome import Answer, Outcome, Pending, Special
+from postbus.server.streaming import NOT_ASCII, Stream, Streaming
 from postbus.smtp import replies
 from postbus.smtp.events import Chunk, EndOfMessage
 from postbus.smtp.replies import Reply
 
 DISK_FULL = Reply(452, "Insufficient system storage", "4.3.1")
-NOT_ASCII = Reply(554, "Content is not ASCII", "5.6.1")
 
 
-class Content(Asking):
+class Content(Streaming):
     """What comes behind DATA.
 
     Attributes:
@@ -32,13 +31,10 @@ class Content(Asking):
     """
 
     __slots__ = (
-        "_content_event",
         "_disk_event",
         "_pieces",
         "_size_octets",
         "_spill",
-        "decode_data",
-        "enable_SMTPUTF8",
         "messages_accepted",
         "messages_refused",
         "recipients",
@@ -46,8 +42,6 @@ class Content(Asking):
 
     lmtp: ClassVar[bool] = False
 
-    decode_data: bool
-    enable_SMTPUTF8: bool  # noqa: N815 - aiosmtpd's name
     messages_accepted: int
     messages_refused: int
     recipients: int
@@ -55,9 +49,11 @@ class Content(Asking):
     _size_octets: int
     _spill: Spill | None
     _disk_event: asyncio.Future[None] | None
-    _content_event: asyncio.Future[EndOfMessage] | None
 
     def _on_chunk(self, event: Chunk) -> Outcome:
+        hook = self._plan.hooks.data_chunk
+        if hook is not None:
+            return self._stream_chunk(hook, event)
         octets = event.octets
         self._size_octets += len(octets)
         spill = self._spill
@@ -112,8 +108,10 @@ class Content(Asking):
             self._drop_content()
             self._set_post_data_state()
             self.messages_refused += 1
-            telemetry.command_rejected(listener=self.roster.terms.name, code=event.refusal.code)
+            self._tell_refused(event.refusal)
             return None
+        if self._plan.hooks.data_chunk is not None:
+            return self._stream_end(self._stream or Stream(None), event)
         spill = self._spill
         if spill is not None:
             spill.end()
@@ -151,6 +149,19 @@ class Content(Asking):
             return self._messaged(event, replies.OK)
         return self._ask("DATA", hook, self._messaged, event)
 
+    def _streamed(self, event: EndOfMessage) -> Outcome:
+        """Ask for the verdict on content that the handler has, unless it was refused on its way."""
+        stream, envelope = self._stream, self.envelope
+        assert envelope is not None
+        if event.defects:
+            add_defects(envelope, event.defects)
+        if stream is not None and stream.refusal is not None:
+            self._drop_stream()
+            return self._messaged(event, stream.refusal)
+        self._stream = None
+        hook = self._plan.hooks.data
+        return self._messaged(event, replies.OK) if hook is None else self._ask("DATA", hook, self._messaged, event)
+
     def _messaged(self, _event: EndOfMessage, result: Any) -> Outcome:
         """The message has its answer: forget it."""
         engine, envelope = self.engine, self.envelope
@@ -173,6 +184,8 @@ class Content(Asking):
 
     def _drop_content(self) -> None:
         """Forget content that is not whole, or that nobody wants."""
+        if self._stream is not None:
+            self._drop_stream()
         spill, self._spill = self._spill, None
         self._pieces = []
         self._size_octets = 0

@@ -18,6 +18,7 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakSet
 
 from postbus.server.listener import Listener
 from postbus.server.settings import ListenerSettings
@@ -128,6 +129,7 @@ class BaseController(metaclass=ABCMeta):
         if server_hostname:
             self.SMTP_kwargs["hostname"] = server_hostname
         self._factory_invoked = threading.Event()
+        self._made: WeakSet[SMTP] = WeakSet()
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -155,6 +157,7 @@ class BaseController(metaclass=ABCMeta):
         if not isinstance(server, SMTP):
             raise RuntimeError(f"factory() returned {type(server).__name__}")  # noqa: TRY004 - aiosmtpd's error
         self.smtpd = server
+        self._made.add(server)
         return server
 
     @abstractmethod
@@ -171,6 +174,15 @@ class BaseController(metaclass=ABCMeta):
         listener = Listener(self.handler, settings, factory=self._factory_invoker, tls_context=self.ssl_context)
         await listener.start()
         return ListenerServer(listener)
+
+    async def _close(self, server: asyncio.AbstractServer) -> None:
+        """Close *server*; one that a subclass made knows nothing of draining: its sessions are cut."""
+        server.close()
+        if not isinstance(server, ListenerServer):
+            for connection in tuple(self._made):
+                if connection.transport is not None:
+                    connection.abort("drain")
+        await server.wait_closed()
 
     def _cleanup(self) -> None:
         """Forget the server that was."""
@@ -265,7 +277,7 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
             self.server = loop.run_until_complete(self.server_coro)
             loop.call_soon(ready_event.set)
             loop.run_forever()
-            loop.run_until_complete(_closed(self.server))
+            loop.run_until_complete(self._close(self.server))
         except BaseException as error:  # noqa: BLE001 - told by ``start``
             self._thread_exception = error
         finally:
@@ -317,7 +329,7 @@ class BaseUnthreadedController(BaseController, metaclass=ABCMeta):
         """Stop accepting, let messages in transfer have their replies, close; harmless when it is closed."""
         self.ended.clear()
         if self.server is not None:
-            await _closed(self.server)
+            await self._close(self.server)
         self._cleanup()
         self.ended.set()
 
@@ -383,16 +395,6 @@ class UnthreadedController(InetMixin, BaseUnthreadedController):
 
 class UnixSocketUnthreadedController(UnixSocketMixin, BaseUnthreadedController):
     """A server on a Unix socket, on the program's loop."""
-
-
-async def _closed(server: asyncio.AbstractServer) -> None:
-    """Close *server*; one that a subclass made waits for its connections from Python 3.12 on, so it gets only STOP_TIMEOUT_S."""
-    server.close()
-    if isinstance(server, ListenerServer):
-        await server.wait_closed()
-        return
-    with suppress(TimeoutError):
-        await asyncio.wait_for(server.wait_closed(), STOP_TIMEOUT_S)
 
 
 async def _cancelled() -> None:

@@ -7,7 +7,6 @@ A server class has five floors, each a class that derives from the one below: ``
 from __future__ import annotations
 
 import asyncio
-import inspect
 import ssl
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -15,13 +14,14 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from postbus import telemetry
+from postbus.server import limits
 from postbus.server.connection import UPGRADE
 from postbus.server.content import Content, add_defects
-from postbus.server.envelope import Envelope
 from postbus.server.hooks import MISSING, Hook, Misanswered, ehlo_reply
-from postbus.server.outcome import Answer, Outcome, Pending, blamed
+from postbus.server.outcome import Answer, Outcome, Pending
 from postbus.server.plan import Plan, key_of
 from postbus.server.preface import refused
+from postbus.server.pressure import lowered
 from postbus.server.session import Session, speak_for, tls_of
 from postbus.smtp import replies
 from postbus.smtp.engine import Engine
@@ -43,12 +43,12 @@ from postbus.smtp.events import (
     Xforward,
 )
 from postbus.smtp.replies import Reply
+from postbus.smtp.states import State
 from postbus.smtp.terms import Offer
 
 NULL_SENDER = "<>"  # what aiosmtpd's handlers see for the null reverse-path
 
 INSECURE = Reply(554, "Command refused due to lack of security", "5.7.0")  # RFC 3207 s4.1
-TOO_MANY_MESSAGES = Reply(421, "Too many messages in one session", "4.7.0")
 
 
 class Dialog(Content):
@@ -64,6 +64,7 @@ class Dialog(Content):
         "_partial",
         "_pushed",
         "_raw",
+        "_refusals",
         "_said",
         "data_size_limit",
         "hostname",
@@ -84,6 +85,7 @@ class Dialog(Content):
     _began_at: float
     _greeted: bool
     _raw: bool
+    _refusals: int
     _answered: bool
     _pushed: Reply | None
     _said: list[Reply] | None
@@ -145,7 +147,7 @@ class Dialog(Content):
         self.engine = Engine(self._offer(plan.offer), lmtp=self.lmtp, limits=plan.limits, raw_verbs=plan.raw_verbs, tls=tls)
         self._greeted = True
         if self.proxied is None:
-            return self.welcome()
+            return self._wait_or_welcome()
         hook = plan.hooks.proxy
         if hook is None:
             return self._proxy_judged(None, MISSING)
@@ -155,9 +157,11 @@ class Dialog(Content):
         """Return *offer* as it is for this peer."""
         terms, session = self.roster.terms, self.session
         assert session is not None
-        if terms.xclient and session.peer in terms.xclient:
+        if session.peer in terms.pipelining_exempt:
+            offer = replace(offer, strict_pipelining=False)
+        if session.peer in terms.xclient:
             offer = replace(offer, xclient=True)
-        if terms.xforward and session.peer in terms.xforward:
+        if session.peer in terms.xforward:
             offer = replace(offer, xforward=True)
         return offer
 
@@ -165,22 +169,36 @@ class Dialog(Content):
         """Go on if ``handle_PROXY`` said so; without it, if the listener knows whom to trust. Else close without a word."""
         goes_on = self.roster.terms.header is not None if result is MISSING else bool(result) and not isinstance(result, Reply)
         if goes_on:
-            return self.welcome()
+            return self._wait_or_welcome()
         refused(self.roster.terms.name, self.peername, "handler")
         self.drop("proxy")
         return None
+
+    def _wait_or_welcome(self) -> Outcome:
+        """Greet, after the pause that shows who does not wait for a banner."""
+        delay_s = self.roster.terms.timeouts.greet_delay_s
+        if delay_s and self.client is not None:
+            self.hold(delay_s)
+            return None
+        return self.welcome()
 
     def welcome(self) -> Outcome:
         """Ask ``handle_CONNECT``, and greet."""
         hook = self._plan.hooks.connect
         if hook is not None:
             return self._ask("CONNECT", hook, self._connected, None)
-        self.engine.open(self._plan.banner)
+        self._open(self._plan.banner)
         return None
+
+    def _open(self, banner: Reply) -> None:
+        """Say *banner*, unless the peer has talked before it."""
+        self.engine.open(banner)
+        if self.engine.state is State.CLOSED and banner.code < 400:
+            self.limited(limits.EARLY)
 
     def _connected(self, _event: None, result: Any) -> Outcome:
         """``handle_CONNECT`` has decided."""
-        self.engine.open(self._banner(result))
+        self._open(self._banner(result))
         return None
 
     def _banner(self, result: Any) -> Reply:
@@ -209,28 +227,12 @@ class Dialog(Content):
             octets=self.octets,
             duration_s=self.loop.time() - self._began_at,
             outcome=self.reason,
+            limit=self.limit or None,
         )
         hook = self._plan.hooks.disconnect if self._greeted else None
         if hook is not None:
             envelope = self.envelope if self.envelope is not None and self.envelope.mail_from is not None else None
-            self._say_goodbye(hook, session, envelope)
-
-    def _say_goodbye(self, hook: Hook, session: Session, envelope: Envelope | None) -> None:
-        """Call ``handle_DISCONNECT``; nobody waits for it."""
-        try:
-            result = hook(self, session, envelope, self.reason)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a handler's
-            self._log_fault("DISCONNECT", blamed(error))
-            return
-        if inspect.isawaitable(result):
-
-            async def finish() -> None:
-                try:
-                    await result
-                except Exception as error:  # noqa: BLE001 - a handler's
-                    self._log_fault("DISCONNECT", error)
-
-            self.roster.spawn(finish())
+            self._tell("DISCONNECT", hook, session, envelope, self.reason)
 
     def tls_failed(self, error: Exception | None) -> None:
         """Count the handshake that failed."""
@@ -249,9 +251,13 @@ class Dialog(Content):
     def _on_helo(self, event: Helo) -> Outcome:
         session, hooks = self.session, self._plan.hooks
         assert session is not None
+        granted = self.engine.limits
         before = (self.envelope, session.extended_smtp)
         self._set_rset_state()
         session.extended_smtp = event.verb != "HELO"
+        load = self.roster.terms.load
+        if load is not None:
+            self.engine.grant(lowered(self._plan.limits, load()) if session.extended_smtp else self._plan.limits)
         hook = hooks.ehlo if session.extended_smtp else hooks.helo
         if hook is None:
             session.host_name = event.hostname
@@ -262,6 +268,7 @@ class Dialog(Content):
             reply = self._greeting(event, result)
             if reply.code >= 400:  # a refused greeting changes nothing (RFC 5321 s4.1.4)
                 self.envelope, session.extended_smtp = before
+                self.engine.grant(granted)
             else:
                 self.mail_at = None
                 session.host_name = session.host_name or event.hostname
@@ -297,9 +304,11 @@ class Dialog(Content):
         return Reply(reply.code, (reply.lines[0], *pushed, *reply.lines[1:])) if pushed and reply.code == 250 else reply
 
     def _on_mail(self, event: Mail) -> Outcome:
-        if 0 < self.roster.terms.messages_max <= self.messages_accepted + self.messages_refused:
-            self.reason = "limit"
-            return TOO_MANY_MESSAGES
+        client = self.client
+        if client is not None:
+            refusal = self.roster.clients.take_message(client, self.roster.sweep.now)
+            if refusal is not None:
+                return self._over(refusal)
         envelope = self.envelope
         assert envelope is not None
         address = event.address or NULL_SENDER
@@ -331,19 +340,33 @@ class Dialog(Content):
             envelope.mail_options = _options(event)
         return reply
 
+    def _over(self, refusal: Reply) -> Reply:
+        """Return what a peer over a limit is told: *refusal*, or once it has asked in vain too often, the last word."""
+        self._refusals += 1
+        if self._refusals > self.roster.terms.limits.errors:
+            self.reason = "limit"
+            refusal = limits.TOO_PERSISTENT
+        self._tell_refused(refusal)
+        return refusal
+
     def _on_rcpt(self, event: Rcpt) -> Outcome:
+        client = self.client
+        if client is not None:
+            refusal = self.roster.clients.take_recipient(client, self.roster.sweep.now)
+            if refusal is not None:
+                return self._over(refusal)
         envelope = self.envelope
         assert envelope is not None
         options = _options(event) if event.parameters else []
-        if event.defects:
-            add_defects(envelope, event.defects)
         hook = self._plan.hooks.rcpt
         if hook is None:
+            if event.defects:
+                add_defects(envelope, event.defects)
             envelope.rcpt_tos.append(event.address)
             envelope.rcpt_options.extend(options)
             envelope.rcpt_params.append(dict(event.parameters))
             return replies.RECIPIENT_OK
-        before = len(envelope.rcpt_tos)
+        before, options_before = len(envelope.rcpt_tos), len(envelope.rcpt_options)
 
         def settle(_event: Rcpt, result: Any) -> Outcome:
             if result is MISSING:
@@ -352,8 +375,12 @@ class Dialog(Content):
                 result = replies.RECIPIENT_OK
             reply = result if type(result) is Reply and result.code < 300 else self._verdict("RCPT", result)
             if reply.code >= 400:
-                del envelope.rcpt_tos[before:]  # one accepted RCPT, one recipient
-            elif len(envelope.rcpt_tos) > before:
+                del envelope.rcpt_tos[before:]  # one accepted RCPT, one recipient; of a refused one nothing is left
+                del envelope.rcpt_options[options_before:]
+                return reply
+            if event.defects:
+                add_defects(envelope, event.defects)
+            for _ in envelope.rcpt_tos[before:]:  # a hook may make several of one
                 envelope.rcpt_params.append(dict(event.parameters))
             return reply
 
@@ -425,6 +452,11 @@ class Dialog(Content):
         speak_for(session, event.attributes)
         self._set_rset_state()
         self.mail_at = None
+        offer = self.engine.offer
+        self.engine.offer = replace(self._offer(self._plan.offer), xclient=offer.xclient, xforward=offer.xforward)
+        refusal = self.peer_changed(session.peer)
+        if refusal is not None:
+            return replace(refusal, close=True)
         hook = self._plan.hooks.connect
         return self._welcomed_again(event, None) if hook is None else self._ask("CONNECT", hook, self._welcomed_again, event)
 
@@ -439,7 +471,9 @@ class Dialog(Content):
         return replies.OK
 
     def _on_refused(self, event: Refused) -> Outcome:
-        telemetry.command_rejected(listener=self.roster.terms.name, code=event.reply.code)
+        if event.reply is replies.TOO_MANY_MAILS:
+            self.reason = "limit"
+        self._tell_refused(event.reply)
         return None
 
     # --- raw verbs
@@ -474,9 +508,18 @@ class Dialog(Content):
         return None
 
     def late_answer(self, pending: Pending) -> Answer:
-        """As for any other command; the method goes on, but what it says is not heard (``SMTP.push``)."""
+        """As for any other command; the method goes on, but what it says is not heard (``SMTP.push``).
+
+        To the session the command is one that was refused: what it began is undone, and what its hook still does to the envelope it was
+        given does not reach the transaction.
+        """
         self._raw = False
-        return super().late_answer(pending)
+        answer = super().late_answer(pending)
+        if isinstance(pending.event, Helo | Mail | Rcpt):
+            pending.settle(pending.event, answer)
+        if isinstance(pending.event, Rcpt) and self.envelope is not None:
+            self.envelope = self.envelope.parted()
+        return answer
 
     # --- what subclasses override
 

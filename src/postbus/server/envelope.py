@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from copy import copy
+from typing import Any, Self
 
 from postbus.server.body import Body
 
@@ -40,6 +41,15 @@ class Envelope:
         self.rcpt_params: list[dict[str, str | None]] = []
         self.defects: dict[str, int] = {}
         self.xforward: dict[str, str | None] = {}
+
+    def parted(self) -> Self:
+        """Return one like it for the session to go on with, while a hook that was answered for still works on this one.
+
+        Lists, mappings and sets, a handler's own included, are copied; what they hold is not.
+        """
+        twin = copy(self)
+        vars(twin).update({name: copy(value) for name, value in vars(self).items() if isinstance(value, list | dict | set)})
+        return twin
 
     @property
     def original_content(self) -> bytes | None:

@@ -51,6 +51,8 @@ class Hooks:
         "by_name",
         "connect",
         "data",
+        "data_abort",
+        "data_chunk",
         "disconnect",
         "ehlo",
         "ehlo_has_responses",
@@ -79,6 +81,8 @@ class Hooks:
         self.by_name = found
         asked = {**found, **{name: _through_server(name) for name in THROUGH_SERVER}} if by_server else found
         self.connect = found.get("CONNECT")
+        self.data_chunk = found.get("DATA_CHUNK")
+        self.data_abort = found.get("DATA_ABORT")
         self.disconnect = found.get("DISCONNECT")
         self.proxy = asked.get("PROXY")
         self.helo = asked.get("HELO")

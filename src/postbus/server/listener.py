@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from postbus import telemetry
+from postbus.server.clients import Client
 from postbus.server.hooks import Hooks
 from postbus.server.lmtp import LMTP
 from postbus.server.networks import networks_of
+from postbus.server.parameter_settings import keywords
 from postbus.server.preface import HeaderTerms, read_header, refused
 from postbus.server.proxy_protocol import ProxyData
-from postbus.server.roster import Roster, Terms
+from postbus.server.roster import Gate, Roster, Terms
 from postbus.server.settings import ListenerSettings, TimeoutSettings, TlsSettings, address_of
 from postbus.server.smtp import SMTP
 from postbus.server.timers import Timeouts
@@ -53,8 +55,10 @@ class Listener:
         spill_folder: Path | None = None,
         smtp_class: type[SMTP] | None = None,
         factory: Factory | None = None,
-        gate: Callable[[], Reply | None] | None = None,
+        gate: Gate | None = None,
         size_octets: Callable[[], int | None] | None = None,
+        requiretls: Callable[[], bool] | None = None,
+        load: Callable[[], float] | None = None,
         tls_context: ssl.SSLContext | None = None,
         sweep_interval_s: float = 1.0,
         clock: Callable[[], float] | None = None,
@@ -68,8 +72,10 @@ class Listener:
             spill_folder: where large content goes, on the file system of whoever takes the files; None: it stays in memory.
             smtp_class: ``SMTP``, ``LMTP`` or a subclass; None: as ``settings.protocol`` says.
             factory: makes the protocol of each connection, instead of *smtp_class* and *handler*.
-            gate: asked before each banner; a reply (421) turns the connection away.
+            gate: asked before each banner; a reply (421) turns the connection away; ``Refusal`` also says why, in one word.
             size_octets: asked for the largest message taken now; the smaller of it and the settings' is announced.
+            requiretls: asked whether what is taken travels on by TLS alone now, so that REQUIRETLS may be offered; None: it does not.
+            load: asked how near we are to taking nothing more, 0 to 1; the limits told at EHLO follow from it.
             tls_context: instead of the certificate of the settings.
             sweep_interval_s: how often deadlines are looked at.
             clock: seconds, instead of the loop's, for tests.
@@ -86,6 +92,8 @@ class Listener:
         self._spill_folder = spill_folder
         self._gate = gate
         self._size_octets = size_octets
+        self._requiretls = requiretls
+        self._load = load
         self._tls_context = tls_context
         self._sweep_interval_s = sweep_interval_s
         self._clock = clock
@@ -94,7 +102,7 @@ class Listener:
         self._accepting: asyncio.Task[None] | None = None
         self._accepts_from: socket.socket | None = None
         self._handshakes: set[asyncio.Task[None]] = set()
-        self._stop_watching: Callable[[], None] | None = None
+        self._watches: list[Callable[[], None]] = []
 
     @property
     def sessions(self) -> int:
@@ -132,7 +140,10 @@ class Listener:
         else:
             await self._bind_port(loop, *address)
         roster = self.roster
-        self._stop_watching = telemetry.watch("postbus_sessions_open", lambda: {(self.name,): len(roster.connections)})
+        self._watches = [
+            telemetry.watch("postbus_sessions_open", lambda: {(self.name,): len(roster.connections)}),
+            telemetry.watch("postbus_clients_known", lambda: {(self.name,): len(roster.clients)}),
+        ]
 
     async def drain(self, deadline_s: float) -> bool:
         """Stop accepting; idle sessions get 421 now, the others once their message has its reply; return whether *deadline_s* was enough.
@@ -170,9 +181,8 @@ class Listener:
         self.addresses = []
 
     async def _closed(self) -> None:
-        if self._stop_watching is not None:
-            self._stop_watching()
-            self._stop_watching = None
+        while self._watches:
+            self._watches.pop()()
         accepting, self._accepting = self._accepting, None
         await asyncio.gather(*([accepting] if accepting is not None else []), *self._handshakes, return_exceptions=True)
         server, self._server = self._server, None
@@ -211,8 +221,7 @@ class Listener:
         bound = {name: getattr(self.settings, name) for name in ("address", "protocol", "backlog", "socket_mode")}
         self.settings = settings.model_copy(update=bound)
         if self.roster is not None:
-            self.roster.terms = self._terms()
-            self.roster.plan = None  # it was made from the old terms
+            self.roster.grant(self._terms())
 
     # --- inside
 
@@ -221,13 +230,16 @@ class Listener:
         return Terms(
             name=self.name,
             connections_max=connections_within(limits.connections_max, resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
-            messages_max=limits.messages_max,
             session_max_octets=limits.session_max_octets,
             limits=Limits(
+                mails=limits.messages_max,
                 recipients=limits.recipients_max,
+                recipient_domains=limits.recipient_domains_max,
                 errors=limits.errors_max,
                 junk=limits.junk_max,
                 unknown=limits.unknown_max,
+                errors_slow=limits.errors_slow,
+                junk_slow=limits.junk_slow,
                 text_line_octets=limits.line_max_octets,
             ),
             timeouts=timeouts_of(settings.timeouts),
@@ -235,20 +247,27 @@ class Listener:
                 "stray": settings.stray,
                 "strict_pipelining": settings.strict_pipelining,
                 "lenient_paths": settings.lenient_paths,
-                "keywords": settings.announce,
+                "keywords": keywords(settings.announce, settings.parameters),
+                "limits": True,
+                "deliverby_min_s": settings.parameters.deliverby_min_s if "DELIVERBY" in settings.announce else 0,
+                "unregistered": settings.parameters.unregistered,
             },
             implicit_tls=settings.tls.mode == "implicit",
             spill_folder=self._spill_folder,
             spill_threshold_octets=settings.spill_threshold_octets,
             gate=self._gate,
+            clients=settings.clients,
+            pipelining_exempt=networks_of(settings.clients.pipelining_exempt),
             size_octets=self._size_octets,
             header=HeaderTerms(networks_of(proxy.trusted), proxy.header_timeout_s) if proxy.header else None,
             xclient=networks_of(proxy.xclient),
             xforward=networks_of(proxy.xforward),
+            requiretls=self._requiretls,
+            load=self._load,
         )
 
-    def _make(self) -> SMTP:
-        """Return the protocol of one new connection."""
+    def _make(self, client: Client | None = None) -> SMTP:
+        """Return the protocol of one new connection; *client*: whom it has been counted for."""
         assert self.roster is not None
         if self._factory is not None:
             server = self._factory()
@@ -265,6 +284,7 @@ class Listener:
                 loop=self.roster.loop,
             )
         server.join(self.roster)
+        server.client = client
         return server
 
     async def _bind_port(self, loop: asyncio.AbstractEventLoop, host: str, port: int) -> None:
@@ -304,42 +324,53 @@ class Listener:
             while True:
                 await asyncio.sleep(0)  # sock_accept does not yield while somebody waits, and a flood of them would have the loop
                 try:
-                    peer, _ = await loop.sock_accept(bound)
+                    peer, address = await loop.sock_accept(bound)
                 except OSError as error:
                     telemetry.accept_failed(listener=self.name, error=str(error))
                     await asyncio.sleep(ACCEPT_PAUSE_S)
                     continue
                 assert self.roster is not None
-                if self.roster.turn_away(len(self._handshakes)) is not None:
+                client: Client | Reply | None = self.roster.turn_away(len(self._handshakes), address)
+                if client is None and self.roster.terms.header is None:  # behind a proxy its client is met, once that is known
+                    client = self.roster.meet(address)
+                if isinstance(client, Reply):
                     peer.close()  # a 421 would have to be said inside TLS
                     continue
-                task = loop.create_task(self._shake_hands(loop, peer))
+                task = loop.create_task(self._shake_hands(loop, peer, client))
                 self._handshakes.add(task)
                 task.add_done_callback(self._handshakes.discard)
 
-    async def _shake_hands(self, loop: asyncio.AbstractEventLoop, peer: socket.socket) -> None:
-        """Begin TLS with *peer*, behind its PROXY header if there is one; the protocol gets to know it when that is done."""
-        assert self.roster is not None
-        server = self._make()
+    async def _shake_hands(self, loop: asyncio.AbstractEventLoop, peer: socket.socket, client: Client | None) -> None:
+        """Begin TLS with *peer*, counted for *client*, behind its PROXY header if there is one; then tell the protocol."""
+        roster = self.roster
+        assert roster is not None
         who: Any = ""
-        header = self.roster.terms.header or server.header_terms
+        server: SMTP | None = None
         try:
             who = peer.getpeername()
+            made = server = self._make(client)
+            header = roster.terms.header or server.header_terms
             if header is not None:
                 server.proxied = await self._header(loop, peer, who, header)
                 if server.proxied is None:
                     return
             await loop.connect_accepted_socket(
-                lambda: server,
+                lambda: made,
                 peer,
                 ssl=self._tls_context,
-                ssl_handshake_timeout=self.roster.terms.timeouts.handshake_s,
+                ssl_handshake_timeout=roster.terms.timeouts.handshake_s,
                 ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_S,
             )
         except (OSError, TimeoutError) as error:
             peer.close()
             why = getattr(error, "reason", None) or type(error).__name__
             telemetry.tls_failed(listener=self.name, peer=str(who[0] if isinstance(who, tuple) else who), error=str(why))
+        finally:
+            if server is None:
+                if client is not None:
+                    roster.part(client)
+            elif server.transport is None and not server.finished:  # the handshake was the end of it
+                roster.leave(server)
 
     async def _header(self, loop: asyncio.AbstractEventLoop, peer: socket.socket, who: Any, terms: HeaderTerms) -> ProxyData | None:
         """Take the PROXY header from *peer*; None: it is closed, having none that will do."""
@@ -412,6 +443,8 @@ def timeouts_of(settings: TimeoutSettings) -> Timeouts:
         transaction_s=settings.transaction_timeout_s,
         session_s=settings.session_timeout_s,
         answer_s=settings.answer_timeout_s,
+        greet_delay_s=settings.greet_delay_s,
+        error_delay_s=settings.error_delay_s,
     )
 
 

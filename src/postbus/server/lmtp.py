@@ -14,6 +14,7 @@ class LMTP(SMTP):
     __slots__ = ()
 
     lmtp: ClassVar[bool] = True
+    show_smtp_greeting: bool = False  # aiosmtpd's; nothing depends on it
 
     @syntax("LHLO hostname")
     async def smtp_LHLO(self, arg: str | None) -> None:

@@ -92,7 +92,7 @@ class Plan:
         return found
 
 
-STOCK_MODULES = frozenset(f"postbus.server.{name}" for name in ("asking", "content", "dialog", "smtp", "lmtp"))
+STOCK_MODULES = frozenset(f"postbus.server.{name}" for name in ("asking", "streaming", "content", "dialog", "smtp", "lmtp"))
 
 
 def is_stock(smtp_class: type, name: str) -> bool:
@@ -126,12 +126,13 @@ def banner_text(server: Dialog) -> str:
 
 def key_of(server: Dialog, roster: Roster) -> tuple[Any, ...]:
     """Return what tells one plan from another."""
-    size_octets = roster.terms.size_octets
+    size_octets, requiretls = roster.terms.size_octets, roster.terms.requiretls
     return (
         type(server),
         id(server.event_handler),
         server.data_size_limit,
         None if size_octets is None else size_octets(),
+        None if requiretls is None else requiretls(),
         server.enable_SMTPUTF8,
         server.decode_data,
         server.hostname,
@@ -154,6 +155,7 @@ def offer_of(server: Dialog, roster: Roster) -> Offer:
         smtputf8=server.enable_SMTPUTF8,
         eightbitmime=not server.decode_data or server.enable_SMTPUTF8,  # RFC 6531 s3.1: DialogUTF8 needs 8BITMIME
         starttls=context is not None and not roster.terms.implicit_tls,
+        requiretls=roster.terms.requiretls is not None and roster.terms.requiretls(),
         require_tls=bool(server.require_starttls) and not roster.terms.implicit_tls,
     )
     return replace(offer, **roster.terms.offer)

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from postbus import telemetry
+from postbus.server.client_settings import ClientSettings
+from postbus.server.clients import Client, Clients, Refusal
 from postbus.server.networks import Networks
 from postbus.server.preface import HeaderTerms, Preface
 from postbus.server.timers import Sweep, Timeouts
@@ -26,13 +28,17 @@ if TYPE_CHECKING:
     from postbus.server.connection import Connection
     from postbus.server.plan import Plan
 
+Gate = Callable[[], Reply | Refusal | None]
+"""Says before each banner whether a connection can be served now: None if so."""
+
 TOO_MANY_CONNECTIONS = Reply(421, "Too many connections, try again later", "4.3.2")
 SHUTTING_DOWN = Reply(421, "Service shutting down, try again", "4.3.2")
-
-NOBODY = Networks()
+CROWDED = Refusal(TOO_MANY_CONNECTIONS, "crowded")
+LEAVING = Refusal(SHUTTING_DOWN, "draining")
 
 DISK_THREADS = 4
 LAST_WORD_S = 1.0  # for the 421s to leave before connections are cut
+NOBODY = Networks()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +47,22 @@ class Terms:
 
     Attributes:
         name: the listener's, for logs and metrics.
-        connections_max, messages_max, session_max_octets: 0 or less: no limit.
+        connections_max, session_max_octets: 0 or less: no limit.
         limits: of the engine.
         offer: fields of ``smtp.terms.Offer`` that the listener decides.
         spill_folder: where content beyond *spill_threshold_octets* goes; None: it stays in memory.
-        gate: asked before each banner; a reply refuses the connection.
+        gate: asked before each banner; a reply, or one with the word that says why, refuses the connection.
+        clients: what each client network may ask for; None: anything.
+        pipelining_exempt: who may talk out of turn.
         size_octets: asked for the largest message taken now, at each connection.
         header: each connection begins with a PROXY header, whose client is the session's peer; None: none does.
         xclient, xforward: who may send these commands.
+        requiretls: asked whether REQUIRETLS can be kept now (RFC 8689), at each connection.
+        load: asked how near we are to taking nothing more, 0 to 1, at each EHLO; see ``pressure``.
     """
 
     name: str = "smtp"
     connections_max: int = 0
-    messages_max: int = 0
     session_max_octets: int = 0
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)
@@ -61,11 +70,15 @@ class Terms:
     implicit_tls: bool = False
     spill_folder: Path | None = None
     spill_threshold_octets: int = 256 * 1024
-    gate: Callable[[], Reply | None] | None = None
+    gate: Gate | None = None
+    clients: ClientSettings | None = None
+    pipelining_exempt: Networks = NOBODY
     size_octets: Callable[[], int | None] | None = None
     header: HeaderTerms | None = None
     xclient: Networks = NOBODY
     xforward: Networks = NOBODY
+    requiretls: Callable[[], bool] | None = None
+    load: Callable[[], float] | None = None
 
 
 class Roster:
@@ -78,6 +91,7 @@ class Roster:
         prefaces: connections whose PROXY header is awaited.
         work: tasks that outlive their connection: hooks at work when the peer left or our answer came too late.
         sessions_total: connections admitted so far.
+        clients: the client networks that are limited.
     """
 
     def __init__(
@@ -85,6 +99,7 @@ class Roster:
     ) -> None:
         self.loop = loop
         self.terms = terms
+        self.clients = Clients(terms.clients or ClientSettings())
         self.tls_context: ssl.SSLContext | None = None
         self.connections: set[Connection] = set()
         self.prefaces: set[Preface] = set()
@@ -98,11 +113,24 @@ class Roster:
         self._numbers = itertools.count(1)
         self._empty: asyncio.Future[None] | None = None
 
+    def grant(self, terms: Terms) -> None:
+        """Give connections from now on *terms*."""
+        self.terms = terms
+        self.clients.follow(terms.clients or ClientSettings())
+        self.plan = None  # it was made from the old terms
+
     # --- coming and going
 
-    def admit(self, connection: Connection) -> Reply | None:
-        """Enter *connection*, or return the reply that refuses it."""
-        refusal = self.turn_away(0)
+    def admit(self, connection: Connection, peer: Any = None) -> Reply | None:
+        """Enter *connection*, or return the reply that refuses it.
+
+        Args:
+            connection: enters.
+            peer: whom it is about; None: ``connection.peer_changed`` has been, or will be, told.
+        """
+        refusal = self.turn_away(0, peer)
+        if refusal is None and peer is not None:
+            refusal = connection.peer_changed(peer)
         if refusal is not None:
             return refusal
         if not self.connections:
@@ -111,19 +139,38 @@ class Roster:
         self.sessions_total += 1
         return None
 
-    def turn_away(self, handshakes: int) -> Reply | None:
+    def turn_away(self, handshakes: int, peer: Any = None) -> Reply | None:
         """Return the reply that refuses another connection now, beside those here and *handshakes* that may become some."""
         terms = self.terms
-        refusal, reason = None, ""
+        refusal: Reply | Refusal | None = None
         if self.draining:
-            refusal, reason = SHUTTING_DOWN, "draining"
+            refusal = LEAVING
         elif 0 < terms.connections_max <= len(self.connections) + len(self.prefaces) + handshakes:
-            refusal, reason = TOO_MANY_CONNECTIONS, "crowded"
+            refusal = CROWDED
         elif terms.gate is not None:
-            refusal, reason = terms.gate(), "gate"
-        if refusal is not None:
-            telemetry.connection_refused(listener=terms.name, reason=reason, code=refusal.code)
-        return refusal
+            refusal = terms.gate()
+        if refusal is None:
+            return None
+        return self._refused(refusal if isinstance(refusal, Refusal) else Refusal(refusal, "gate"), peer)
+
+    def meet(self, peer: Any) -> Client | Reply | None:
+        """Count a connection of *peer* for its client network, to be given to ``part`` later; or return the reply that refuses it.
+
+        None: its network is not limited.
+        """
+        if self.terms.clients is None:
+            return None
+        met = self.clients.enter(peer, self.sweep.clock())
+        return self._refused(met, peer) if isinstance(met, Refusal) else met
+
+    def part(self, client: Client) -> None:
+        """One connection that ``meet`` counted for *client* is over."""
+        self.clients.leave(client, self.sweep.clock())
+
+    def _refused(self, refusal: Refusal, peer: Any) -> Reply:
+        who = str(peer[0] if isinstance(peer, tuple) and peer else peer or "")
+        telemetry.connection_refused(listener=self.terms.name, reason=refusal.reason, code=refusal.reply.code, peer=who)
+        return refusal.reply
 
     def expect(self, preface: Preface) -> None:
         """Give *preface* its time to become a connection."""
@@ -138,6 +185,9 @@ class Roster:
 
     def leave(self, connection: Connection) -> None:
         """*connection* has ended."""
+        client, connection.client = connection.client, None
+        if client is not None:
+            self.part(client)
         self.connections.discard(connection)
         if not self.connections:
             self._idle()

@@ -10,6 +10,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from postbus.server.client_settings import ClientSettings
+from postbus.server.parameter_settings import Announced, ParameterSettings
 from postbus.server.proxy_settings import ProxySettings
 
 KIB = 1024
@@ -89,7 +91,9 @@ class LimitSettings(BaseModel):
         default=32 * MIB, ge=1024, description="Largest message, announced as SIZE (RFC 1870); null: no limit of the listener's own."
     )
     recipients_max: int = Field(
-        default=1000, ge=100, description="Recipients per message (RFC 5321 s4.5.3.1.8: at least 100); one more gets 452 4.5.3."
+        default=1000,
+        ge=100,
+        description="Recipients per message (RFC 5321 s4.5.3.1.8: at least 100); one more gets 452 4.5.3; announced as RCPTMAX (RFC 9422).",
     )
     line_max_octets: int = Field(
         default=MIB,
@@ -100,9 +104,28 @@ class LimitSettings(BaseModel):
     junk_max: int = Field(
         default=100, ge=1, description="Commands without mail between them (NOOP, RSET, VRFY, EHLO) before 421 4.7.0 (Postfix: 100)."
     )
+    errors_slow: int = Field(
+        default=10,
+        ge=0,
+        description="From so many refused commands on, answers get slower, by `timeouts.error_delay_s` each (Postfix: 10).",
+    )
+    junk_slow: int = Field(default=50, ge=0, description="From so many commands without mail between them on, answers get slower too.")
     unknown_max: int = Field(default=5, ge=1, description="Unknown commands in a session before 421 4.7.0.")
-    messages_max: int = Field(default=0, ge=0, description="Messages per session, then 421 4.7.0; 0: no limit.")
-    session_max_octets: int = Field(default=0, ge=0, description="Octets received in one session, then 421 4.7.0; 0: no limit.")
+    recipient_domains_max: int = Field(
+        default=0,
+        ge=0,
+        description="Different domains of recipients in a session; one more gets 452 4.5.3; announced as RCPTDOMAINMAX (RFC 9422). "
+        "0: no limit.",
+    )
+    messages_max: int = Field(
+        default=0, ge=0, description="MAIL commands per session, then 421 4.7.0; announced as MAILMAX (RFC 9422); 0: no limit."
+    )
+    session_max_octets: int = Field(
+        default=1024 * MIB,
+        ge=0,
+        description="Octets received in one session; once they are exceeded, 421 4.7.0 after the message in transfer, which gets its true "
+        "answer. 0: no limit.",
+    )
 
 
 class TimeoutSettings(BaseModel):
@@ -120,6 +143,16 @@ class TimeoutSettings(BaseModel):
     data_rate_min_octets_s: int = Field(default=500, ge=1, description="Minimum rate of content (Postfix smtpd_min_data_rate: 500).")
     transaction_timeout_s: float = Field(default=3600.0, gt=0, description="From MAIL to the end of its message.")
     session_timeout_s: float = Field(default=7200.0, gt=0, description="A whole session.")
+    greet_delay_s: float = Field(
+        default=0.0,
+        ge=0,
+        le=60,
+        description="The banner waits so long, and up to a second, for clients that talk before it (554 5.5.0); 0: it does not wait. "
+        "Networks in `clients.exempt` are spared.",
+    )
+    error_delay_s: float = Field(
+        default=1.0, ge=0, le=60, description="How much slower answers get, once there were `limits.errors_slow` errors; 0: no slower."
+    )
     answer_timeout_s: float = Field(
         default=30.0, gt=0, description="Our own answer to a command or message; then 451. Keep it below the drain deadline."
     )
@@ -145,11 +178,12 @@ class ListenerSettings(BaseModel):
         description="Octets before the banner, or behind EHLO, DATA, STARTTLS and their like (RFC 2920): 554 5.5.0 and close.",
     )
     lenient_paths: bool = Field(default=False, description="Take paths without angle brackets, as some devices send them.")
-    announce: tuple[Literal["DSN", "DELIVERBY"], ...] = Field(
+    announce: tuple[Announced, ...] = Field(
         default=(),
-        description="Keywords to announce that ask for notices, for senders that insist: DSN (RFC 3461), DELIVERBY (RFC 2852). Their "
+        description="Keywords to announce for senders that insist: DSN (RFC 3461), DELIVERBY (RFC 2852), MT-PRIORITY (RFC 6710). Their "
         "parameters are recorded in any case; postbus never sends mail, so nobody is ever notified.",
     )
+    parameters: ParameterSettings = Field(default=ParameterSettings(), description="Parameters of MAIL and RCPT.")
     backlog: int = Field(default=1024, ge=1, description="Connections the kernel queues for us.")
     socket_mode: Annotated[int, BeforeValidator(octal)] = Field(
         default=0o660, ge=0, le=0o777, description="Permissions of a Unix socket, in octal as chmod takes them: `0660` is 432, the default."
@@ -158,4 +192,5 @@ class ListenerSettings(BaseModel):
     tls: TlsSettings = Field(default=TlsSettings(mode="none"), description="Certificate, key and mode.")
     proxy: ProxySettings = Field(default=ProxySettings(), description="Load balancers and mail proxies in front.")
     limits: LimitSettings = Field(default=LimitSettings(), description="How much is taken.")
+    clients: ClientSettings = Field(default=ClientSettings(), description="How much one client network may ask for.")
     timeouts: TimeoutSettings = Field(default=TimeoutSettings(), description="How long is waited.")

@@ -25,7 +25,7 @@ from postbus.server.connection import UPGRADE
 from postbus.server.dialog import Dialog
 from postbus.server.envelope import Envelope
 from postbus.server.hooks import MISSING, Hooks
-from postbus.server.outcome import Answer, Outcome
+from postbus.server.outcome import Answer, Outcome, Pending, Special
 from postbus.server.plan import DEFAULT_LIMITS, Plan, syntax
 from postbus.server.preface import HeaderTerms
 from postbus.server.session import Session
@@ -164,9 +164,11 @@ class SMTP(Dialog):
         self._size_octets = 0
         self._spill: Spill | None = None
         self._disk_event: asyncio.Future[None] | None = None
-        self._content_event: asyncio.Future[EndOfMessage] | None = None
+        self._content_event = None
+        self._stream = None
         self._plan: Plan = cast("Plan", None)
         self._raw = False
+        self._refusals = 0
         self._answered = False
         self._pushed: Reply | None = None
         self._said: list[Reply] | None = None
@@ -273,13 +275,23 @@ class SMTP(Dialog):
         if shift != self._shift or self.finished:  # the session has moved on: what it is about now is no business of this call's
             return
         if isinstance(event, DataStart) and self.engine.in_content:
+            await self._wait_for_content(shift)
+        elif isinstance(event, StartTls) and self._paused & UPGRADE:
+            await asyncio.wait({self.upgrade()})
+
+    async def _wait_for_content(self, shift: int) -> None:
+        """Wait for a message's end, doing the waiting for pieces of it that are streamed, and answer it."""
+        while True:
             self.busy = False
             self.owing_at = None
             self._content_event = self.loop.create_future()
             self.loop.call_soon(self._next_turn)
-            await self._conclude(await self._content_event, shift)
-        elif isinstance(event, StartTls) and self._paused & UPGRADE:
-            await asyncio.wait({self.upgrade()})
+            what = await self._content_event
+            if not isinstance(what, Pending):
+                await self._conclude(what, shift)
+                return
+            if await self.resolve(what, shift) is Special.GONE:
+                return
 
     async def _conclude(self, event: Any, shift: int) -> None:
         """Answer *event* as the fast way would."""

@@ -24,6 +24,7 @@ class Lapse(Enum):
     SESSION = "session took too long"
     ANSWER = "our own answer took too long"
     LINGER = "peer kept sending after the last reply"
+    PAUSE = "a pause that we make on purpose is over"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class Timeouts:
     session_s: float = 7200.0
     answer_s: float = 30.0
     linger_s: float = 2.0
+    greet_delay_s: float = 0.0
+    error_delay_s: float = 1.0
 
 
 class Timed:
@@ -50,11 +53,12 @@ class Timed:
         owing_at: since when we owe an answer, or None.
         closing_at: since when we only wait for the peer to hang up, or None.
         stalled: reading is paused for our own sake.
+        pause_until: until when we keep the peer waiting on purpose, or None.
         credit_s: how much longer content may be silent, or None outside content.
         credited_octets: octets received when ``credit_s`` was last reckoned.
     """
 
-    __slots__ = ("closing_at", "credit_s", "credited_octets", "mail_at", "opened_at", "owing_at", "stalled", "waiting_at")
+    __slots__ = ("closing_at", "credit_s", "credited_octets", "mail_at", "opened_at", "owing_at", "pause_until", "stalled", "waiting_at")
 
     def __init__(self, now: float) -> None:
         self.opened_at = now
@@ -63,6 +67,7 @@ class Timed:
         self.owing_at: float | None = None
         self.closing_at: float | None = None
         self.stalled = False
+        self.pause_until: float | None = None
         self.credit_s: float | None = None
         self.credited_octets = 0
 
@@ -70,6 +75,9 @@ class Timed:
         """Return the deadline that has passed at *now*, or None; *passed_s* since the last look, *octets* received so far."""
         if self.closing_at is not None:
             return Lapse.LINGER if now - self.closing_at > timeouts.linger_s else None
+        if self.pause_until is not None:
+            self._stand_still(passed_s)
+            return Lapse.PAUSE if now >= self.pause_until else None
         if self.owing_at is not None or self.stalled:
             self._stand_still(passed_s)
             return Lapse.ANSWER if self.owing_at is not None and now - self.owing_at > timeouts.answer_s else None
@@ -105,6 +113,7 @@ class Sweep:
     Attributes:
         clock: tells the time.
         now: the time of the last sweep; the cheap clock of every connection.
+        clock: tells the time.
     """
 
     __slots__ = ("_handle", "_interval_s", "_look", "_loop", "clock", "now")

@@ -330,3 +330,20 @@ SinkSettings = Annotated[
     Discriminator(_tag),
 ]
 """Settings of one sink; ``kind`` says which."""
+
+
+def over_tls(sink: SinkSettings) -> bool:
+    """Return whether what is handed to *sink* leaves this machine by TLS alone, or not at all (RFC 8689 s4.2).
+
+    A file is the end of the way: we send it nowhere. Standard output is not, since whoever collects it carries it on, we know not how; nor
+    is a sink that another package brings, of which we know nothing.
+    """
+    match sink:
+        case KafkaSettings():
+            return sink.tls is not None
+        case WebhookSettings():
+            return urlsplit(sink.url).scheme == "https"
+        case FileSettings():
+            return sink.path != "-"
+        case _:
+            return False

@@ -1,4 +1,4 @@
-"""The verb table: every command there is, its properties as columns, its argument's parser; and the parameter table.
+"""The verb table: every command there is, its properties as columns, its argument's parser.
 
 A parser is a function of the argument and of where the session stands; it returns the event, or the reply that refuses the
 argument. Whether the command may come now is not its question (``states``), nor is policy (the shell's).
@@ -8,12 +8,11 @@ Places kept: BDAT and AUTH become rows of ``VERBS`` (each ends a group; BDAT bri
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from postbus.smtp import grammar, replies, xclient
+from postbus.smtp import grammar, parameters, replies, xclient
 from postbus.smtp.events import (
     NO_DEFECTS,
     NO_PARAMETERS,
@@ -33,7 +32,7 @@ from postbus.smtp.events import (
     Xforward,
 )
 from postbus.smtp.replies import Reply
-from postbus.smtp.terms import Offer
+from postbus.smtp.terms import Limits, Offer
 
 
 class Standing(Protocol):
@@ -44,6 +43,8 @@ class Standing(Protocol):
     tls: bool
     smtputf8: bool
 
+
+NOTHING_SAID = parameters.Found(NO_PARAMETERS, NO_DEFECTS)
 
 Parser = Callable[[str | None, Standing], Owed | Reply]
 
@@ -78,77 +79,6 @@ class Verb:
     malformed: Reply = replies.BAD_CHARACTERS
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """A registered MAIL or RCPT parameter: recorded as sent, its value checked.
-
-    Attributes:
-        value: what the whole value must match; ``None`` where no value is allowed.
-        source: the RFC.
-        offered: refused with 555 unless this holds, because taking it would promise what we do not do.
-    """
-
-    value: re.Pattern[str] | None
-    source: str
-    offered: Callable[[Offer], bool] = lambda _: True
-
-
-_ANY = grammar.VALUE
-
-
-def _is(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern, re.IGNORECASE | re.ASCII)
-
-
-# Registered at IANA. Taken even when not advertised: senders (Office 365 among them) send AUTH=, RET and ENVID unasked, and a 555
-# would lose the mail. They are envelope data for the event; Postbus sends no mail, so it owes none of the notices.
-MAIL_PARAMETERS: Mapping[str, Parameter] = {
-    "SIZE": Parameter(_is(r"\d{1,20}"), "RFC 1870"),
-    "BODY": Parameter(_is("7BIT|8BITMIME"), "RFC 6152"),
-    "SMTPUTF8": Parameter(None, "RFC 6531", lambda offer: offer.smtputf8),
-    "AUTH": Parameter(_is(rf"<>|{grammar.XTEXT}"), "RFC 4954"),
-    "RET": Parameter(_is("FULL|HDRS"), "RFC 3461"),
-    "ENVID": Parameter(_is(rf"(?=.{{1,100}}$){grammar.XTEXT}"), "RFC 3461"),
-    "BY": Parameter(_is(r"-?\d{1,9};[NR]T?"), "RFC 2852"),
-    "MT-PRIORITY": Parameter(_is(r"-?\d"), "RFC 6710"),
-    "HOLDFOR": Parameter(_ANY, "RFC 4865", lambda offer: "FUTURERELEASE" in _names(offer)),
-    "HOLDUNTIL": Parameter(_ANY, "RFC 4865", lambda offer: "FUTURERELEASE" in _names(offer)),
-    "REQUIRETLS": Parameter(None, "RFC 8689", lambda offer: "REQUIRETLS" in _names(offer)),
-    "SUBMITTER": Parameter(_ANY, "RFC 4405"),
-    "SOLICIT": Parameter(_ANY, "RFC 3865"),
-    "MTRK": Parameter(_ANY, "RFC 3885"),
-    "TRANSID": Parameter(_ANY, "RFC 1845"),
-}
-RCPT_PARAMETERS: Mapping[str, Parameter] = {
-    "NOTIFY": Parameter(_is("NEVER|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DELAY)){0,2}"), "RFC 3461"),
-    "ORCPT": Parameter(_is(r"(?=.{1,500}$)[A-Z0-9-]+;[!-<>-~\u00a0-\U0010ffff]+"), "RFC 3461, RFC 6533"),
-    "RRVS": Parameter(_ANY, "RFC 7293"),
-    "CONPERM": Parameter(None, "RFC 4141"),
-    "CONNEG": Parameter(None, "RFC 4141"),
-}
-
-
-def _names(offer: Offer) -> set[str]:
-    return {line.partition(" ")[0].upper() for line in offer.keywords}
-
-
-def _parameters(text: str, known: Mapping[str, Parameter], offer: Offer) -> Mapping[str, str | None] | Reply:
-    """Return the parameters in *text*, or why they are refused. A keyword of ``Offer.keywords`` is allowed with any value."""
-    found = grammar.parse_parameters(text)
-    if found is None:
-        return replies.BAD_PARAMETER
-    for key, value in found.items():
-        parameter = known.get(key)
-        if parameter is None:
-            if key not in _names(offer):
-                return replies.UNKNOWN_PARAMETER
-        elif not parameter.offered(offer):
-            return replies.UNKNOWN_PARAMETER
-        elif (value is None) != (parameter.value is None) or (parameter.value and value and not parameter.value.fullmatch(value)):
-            return replies.BAD_PARAMETER
-    return found
-
-
 def _split_path(arg: str | None, keyword: str, session: Standing, bad: Reply) -> grammar.Path | Reply:
     """Read ``FROM:<path>`` or ``TO:<path>``; *keyword* includes the colon, *bad* answers a malformed address.
 
@@ -172,10 +102,11 @@ def _mail(arg: str | None, session: Standing) -> Owed | Reply:
     if isinstance(path, Reply):
         return path
     address, defects, rest = path
-    found = _parameters(rest, MAIL_PARAMETERS, session.offer) if rest else NO_PARAMETERS
+    found = parameters.judge(rest, parameters.MAIL, session) if rest else NOTHING_SAID
     if isinstance(found, Reply):
         return found
-    return _refuse_sender(path, found, session.offer) or Mail(address, found, defects, arg or "")
+    refusal = _refuse_sender(path, found.parameters, session.offer)
+    return refusal or Mail(address, found.parameters, {**defects, **found.defects} if found.defects else defects, arg or "")
 
 
 def _refuse_sender(path: grammar.Path, found: Mapping[str, str | None], offer: Offer) -> Reply | None:
@@ -198,12 +129,12 @@ def _rcpt(arg: str | None, session: Standing) -> Owed | Reply:
     address, defects, rest = path
     if not address:
         return replies.BAD_RECIPIENT
-    found = _parameters(rest, RCPT_PARAMETERS, session.offer) if rest else NO_PARAMETERS
+    found = parameters.judge(rest, parameters.RCPT, session) if rest else NOTHING_SAID
     if isinstance(found, Reply):
         return found
     if not session.smtputf8 and not (address.isascii() and rest.isascii()):
         return replies.NEEDS_SMTPUTF8
-    return Rcpt(address, found, defects, arg or "")
+    return Rcpt(address, found.parameters, {**defects, **found.defects} if found.defects else defects, arg or "")
 
 
 def _greeting(verb: str) -> Parser:
@@ -271,12 +202,12 @@ def _xforward(arg: str | None, session: Standing) -> Owed | Reply:
 _NAME = replies.BAD_HOSTNAME
 
 # Allowances: SIZE 26 (RFC 1870), BODY 17 (RFC 6152), SMTPUTF8 10 (RFC 6531), AUTH 500 (RFC 4954), ENVID of 100 and RET 128,
-# ORCPT of 500 and NOTIFY 540 (RFC 3461 s4 bounds the values).
+# REQUIRETLS 11 (RFC 8689), MT-PRIORITY 15 (RFC 6710), BY 17 (RFC 2852); ORCPT of 500 and NOTIFY 540 (RFC 3461 s4 bounds the values).
 VERBS: Mapping[str, Verb] = {
     "HELO": Verb("HELO hostname", _greeting("HELO"), lmtp=False, malformed=_NAME, ends_group=True, junk=True),
     "EHLO": Verb("EHLO hostname", _greeting("EHLO"), lmtp=False, malformed=_NAME, ends_group=True, before_tls=True, junk=True),
     "LHLO": Verb("LHLO hostname", _greeting("LHLO"), smtp=False, malformed=_NAME, ends_group=True, before_tls=True, junk=True),
-    "MAIL": Verb("MAIL FROM:<address>", _mail, " [SP parameters]", allowance_octets=681, malformed=replies.BAD_SENDER),
+    "MAIL": Verb("MAIL FROM:<address>", _mail, " [SP parameters]", allowance_octets=724, malformed=replies.BAD_SENDER),
     "RCPT": Verb("RCPT TO:<address>", _rcpt, " [SP parameters]", allowance_octets=540, malformed=replies.BAD_RECIPIENT),
     "DATA": Verb("DATA", _bare("DATA", DataStart), ends_group=True),
     "RSET": Verb("RSET", _bare("RSET", Rset), junk=True),
@@ -310,8 +241,9 @@ def help_reply(arg: str | None, *, lmtp: bool, esmtp: bool) -> Reply:
     return Reply(214, f"Syntax: {row.syntax}{row.extended if esmtp else ''}", "2.0.0")
 
 
-def greeting_lines(offer: Offer, *, tls: bool) -> tuple[str, ...]:
+def greeting_lines(offer: Offer, limits: Limits, *, tls: bool) -> tuple[str, ...]:
     """Return the lines of the answer to EHLO or LHLO: our name, then a keyword each (RFC 5321 s4.1.1.1)."""
+    heeded = limits_line(limits) if offer.limits else ""
     keywords = (
         ("PIPELINING", offer.pipelining),
         (f"SIZE {offer.size_octets}", offer.size_octets is not None),
@@ -321,6 +253,18 @@ def greeting_lines(offer: Offer, *, tls: bool) -> tuple[str, ...]:
         ("STARTTLS", offer.starttls and not tls),
         (f"XCLIENT {' '.join(xclient.XCLIENT)}", offer.xclient),
         (f"XFORWARD {' '.join(xclient.XFORWARD)}", offer.xforward),
+        ("REQUIRETLS", offer.requiretls and tls),
+        (heeded, heeded),
         ("HELP", offer.help),
     )
     return (offer.hostname, *(word for word, on in keywords if on), *offer.keywords)
+
+
+LIMITS_VALUE_MAX = 999_999  # RFC 9422 s4: six digits; more than that is as good as no limit
+
+
+def limits_line(limits: Limits) -> str:
+    """Return the LIMITS keyword with its values (RFC 9422), ``""`` if there is no limit to tell."""
+    values = (("MAILMAX", limits.mails), ("RCPTMAX", limits.recipients), ("RCPTDOMAINMAX", limits.recipient_domains))
+    told = [f"{name}={value}" for name, value in values if 0 < value <= LIMITS_VALUE_MAX]
+    return " ".join(("LIMITS", *told)) if told else ""

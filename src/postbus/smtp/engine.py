@@ -26,7 +26,7 @@ from functools import lru_cache
 from postbus.smtp import replies
 from postbus.smtp.commands import FORBIDDEN, VERBS, Verb, greeting_lines, help_reply
 from postbus.smtp.content import DotBody
-from postbus.smtp.events import Chunk, Command, EndOfMessage, Event, Helo, Help, Mail, Owed, Refused, Signal, Xclient
+from postbus.smtp.events import Chunk, Command, EndOfMessage, Event, Helo, Help, Mail, Owed, Rcpt, Refused, Signal, Xclient
 from postbus.smtp.framing import Lines
 from postbus.smtp.replies import Reply
 from postbus.smtp.states import BAD_ARGUMENT, LMTP, SMTP, TRANSACTION, Row, State
@@ -69,11 +69,13 @@ class Engine:
         helo: the name the peer gave, ``None`` before; esmtp: by EHLO or LHLO.
         tls: TLS is active; smtputf8: the open transaction's MAIL said SMTPUTF8.
         errors: refusals since the last accepted message; accepted_recipients: in the open transaction.
+        nuisances: errors and commands without mail, beyond what is usual, in the whole session: a shell that finds more than before
+            answers slower.
     """
 
-    __slots__ = ("_body", "_ended", "_faulted", "_junk", "_limits", "_lines", "_lmtp", "_out", "_owed", "_raw_verbs", "_rows", "_signal",
-                 "_state", "_surplus", "_table", "_unknown",
-                 "accepted_recipients", "errors", "esmtp", "helo", "offer", "smtputf8", "tls")  # fmt: skip
+    __slots__ = ("_body", "_counting", "_domains", "_ended", "_faulted", "_junk", "_limits", "_lines", "_lmtp", "_mails", "_out", "_owed",
+                 "_raw_verbs", "_rows", "_signal", "_state", "_surplus", "_table", "_unknown",
+                 "accepted_recipients", "errors", "esmtp", "helo", "nuisances", "offer", "smtputf8", "tls")  # fmt: skip
 
     def __init__(
         self,
@@ -89,18 +91,20 @@ class Engine:
         self.helo: str | None = None
         self.esmtp = False
         self.smtputf8 = False
-        self.errors = 0
+        self.errors = self.nuisances = 0
         self.accepted_recipients = 0
-        self._limits = limits or _DEFAULT_LIMITS
+        self._limits = limits = limits or _DEFAULT_LIMITS
+        self._counting = limits.mails > 0 or limits.recipient_domains > 0
         self._lmtp = lmtp
         self._raw_verbs = raw_verbs
         self._table = LMTP if lmtp else SMTP
-        self._lines = Lines(self._limits.endless_octets)
+        self._lines = Lines(limits.endless_octets)
         self._body: DotBody | None = None
         self._ended = self._faulted = False
         self._out = b""
         self._owed: Owed | None = None
-        self._junk = self._unknown = self._surplus = 0
+        self._junk = self._unknown = self._surplus = self._mails = 0
+        self._domains: set[str] = set()  # of recipients named, where their number is limited
         self._enter(State.OPENING)
 
     # --- what the shell does
@@ -178,6 +182,11 @@ class Engine:
         self._out = b""
         return out
 
+    def grant(self, limits: Limits) -> None:
+        """Put other *limits* into force; meant for a greeting, whose answer then tells them (RFC 9422). What was counted stays counted."""
+        self._limits = limits
+        self._counting = limits.mails > 0 or limits.recipient_domains > 0
+
     def tls_started(self) -> None:
         """Say that the handshake has ended well: whatever the peer said before is forgotten (RFC 3207 s4.2)."""
         if self._state is State.CLOSED:
@@ -211,15 +220,32 @@ class Engine:
             result = replies.TOO_MANY_RECIPIENTS
         else:
             result = row.parse(arg, self)
+            if self._counting:
+                result = self._counted(verb, result)
         self._faulted = isinstance(result, Reply)
         if not isinstance(result, Reply):
             self._owed = result
         return result
 
+    def _counted(self, verb: str, result: Owed | Reply) -> Owed | Reply:
+        """Return *result*, or why it is one too many for the session."""
+        limits = self._limits
+        if verb == "MAIL" and limits.mails:
+            self._mails += 1
+            if self._mails > limits.mails:
+                return replies.TOO_MANY_MAILS
+        elif limits.recipient_domains and isinstance(result, Rcpt):
+            domains = {*self._domains, _domain(result.address)}
+            if len(domains) > limits.recipient_domains:
+                self._surplus += 1
+                return replies.TOO_MANY_DOMAINS
+            self._domains = domains
+        return result
+
     def default_reply(self, event: Owed) -> Reply:
         """Return what a server without hooks answers to *event*."""
         if isinstance(event, Helo):
-            return _greeting_reply(self.offer, tls=self.tls, extended=event.verb != "HELO")
+            return _greeting_reply(self.offer, self._limits, tls=self.tls, extended=event.verb != "HELO")
         if isinstance(event, Help):
             return help_reply(event.arg, lmtp=self._lmtp, esmtp=self.esmtp)
         if isinstance(event, Xclient):
@@ -228,9 +254,14 @@ class Engine:
 
     def greeting_lines(self) -> tuple[str, ...]:
         """Return the lines of the answer to EHLO or LHLO."""
-        return greeting_lines(self.offer, tls=self.tls)
+        return greeting_lines(self.offer, self._limits, tls=self.tls)
 
     # --- what the shell sees
+
+    @property
+    def limits(self) -> Limits:
+        """The limits in force."""
+        return self._limits
 
     @property
     def state(self) -> State:
@@ -333,6 +364,7 @@ class Engine:
             self._junk += 1
             if self._junk > self._limits.junk:
                 return replies.TOO_MUCH_JUNK
+            self.nuisances += self._junk > self._limits.junk_slow
         return None
 
     def _unknown_verb(self, verb: str) -> Refused:
@@ -412,7 +444,7 @@ class Engine:
                     self._send(replies.EARLY_TALK)
                     return
         elif digit == 5:
-            self.errors += 1
+            self._err()
         if self._faulted:
             digit = BAD_ARGUMENT
             self._faulted = False
@@ -437,7 +469,7 @@ class Engine:
     def _refuse(self, verb: str, reply: Reply) -> Refused:
         """Answer a bad command; 452 for a surplus recipient is an error only when there are very many."""
         if reply.code >= 500 or self._surplus > self._limits.recipients_overshoot:
-            self.errors += 1
+            self._err()
         self._send(reply)
         return Refused(verb[:_VERB_MAX_OCTETS], reply)
 
@@ -445,6 +477,11 @@ class Engine:
         self._out += reply.wire
         if reply.close:
             self._enter(State.CLOSED)
+
+    def _err(self) -> None:
+        """Count an error."""
+        self.errors += 1
+        self.nuisances += self.errors > self._limits.errors_slow
 
     def _forgive(self) -> None:
         """Forget past errors: a peer that delivers mail is no nuisance, and a busy relay makes some in a long session."""
@@ -489,5 +526,10 @@ def _decode(line: bytes) -> tuple[str, bool]:
 
 
 @lru_cache(maxsize=64)
-def _greeting_reply(offer: Offer, *, tls: bool, extended: bool) -> Reply:
-    return Reply(250, greeting_lines(offer, tls=tls) if extended else offer.hostname)
+def _greeting_reply(offer: Offer, limits: Limits, *, tls: bool, extended: bool) -> Reply:
+    return Reply(250, greeting_lines(offer, limits, tls=tls) if extended else offer.hostname)
+
+
+def _domain(address: str) -> str:
+    """Return what tells one recipient domain from another; ``""`` for ``postmaster`` without one."""
+    return address.rpartition("@")[2].lower() if "@" in address else ""

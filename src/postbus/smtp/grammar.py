@@ -20,10 +20,10 @@ from postbus.smtp.events import NO_DEFECTS
 
 DOMAIN_MAX_OCTETS = 255  # RFC 5321 s4.5.3.1.2; a local part over 64 is taken, since VERP senders exceed it
 
-_UTF8 = r"\u00a0-\U0010ffff"  # UTF8-non-ascii (RFC 6531 s3.3) without the C1 controls
-_ATEXT = rf"[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~{_UTF8}-]"
-_QUOTED = rf'"(?:[ !#-\[\]-~{_UTF8}]|\\[ -~])*"'
-_LABEL = rf"[A-Za-z0-9_{_UTF8}](?:[A-Za-z0-9_{_UTF8}-]*[A-Za-z0-9_{_UTF8}])?"
+UTF8 = r"\u00a0-\U0010ffff"  # UTF8-non-ascii (RFC 6531 s3.3) without the C1 controls
+_ATEXT = rf"[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~{UTF8}-]"
+_QUOTED = rf'"(?:[ !#-\[\]-~{UTF8}]|\\[ -~])*"'
+_LABEL = rf"[A-Za-z0-9_{UTF8}](?:[A-Za-z0-9_{UTF8}-]*[A-Za-z0-9_{UTF8}])?"
 _DOMAIN = rf"{_LABEL}(?:\.{_LABEL})*\.?"  # the root's dot: some resolvers' output reaches us so
 _LITERAL = r"\[[!-Z^-~]+\]"
 _AT = rf"(?:{_DOMAIN}|{_LITERAL})"
@@ -31,7 +31,7 @@ _AT = rf"(?:{_DOMAIN}|{_LITERAL})"
 MAILBOX = re.compile(rf"(?P<local>(?:{_ATEXT}|\.)+|{_QUOTED})(?:@(?P<domain>{_AT}))?")
 SOURCE_ROUTE = re.compile(rf"@{_AT}(?:,@{_AT})*:")  # RFC 5321 appendix C: accepted and ignored
 KEYWORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*", re.ASCII)
-VALUE = re.compile(rf"[!-<>-~{_UTF8}]+")  # esmtp-value; non-ASCII for ORCPT under SMTPUTF8 (RFC 6533 s3)
+VALUE = re.compile(rf"[!-<>-~{UTF8}]+")  # esmtp-value; non-ASCII for ORCPT under SMTPUTF8 (RFC 6533 s3)
 XTEXT = r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*"  # RFC 3461 s4
 
 # What most mail has: an address of letters, digits, hyphens and dots, nothing to judge and nothing behind it; or the null path.

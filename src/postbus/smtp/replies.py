@@ -148,6 +148,7 @@ NO_TOPIC = Reply(504, "No help on that", "5.5.4")
 # --- limits
 TOO_BIG = Reply(552, "Message size exceeds limit", "5.3.4")  # RFC 1870 s6.1
 TOO_MANY_RECIPIENTS = Reply(452, "Too many recipients", "4.5.3")  # RFC 5321 s4.5.3.1.10
+TOO_MANY_DOMAINS = Reply(452, "Too many recipient domains in one session", "4.5.3")  # RFC 9422 s4.3
 STRAY_LINE_ENDING = Reply(550, "Message holds a bare CR, a bare LF or a NUL", "5.5.2")
 TEXT_LINE_TOO_LONG = Reply(550, "Message holds a line that is too long", "5.6.0")
 
@@ -157,6 +158,7 @@ NOT_HTTP = Reply(502, "This is a mail server", "5.7.0", close=True)
 NOT_TLS = Reply(501, "TLS is not spoken here without STARTTLS", "5.5.2", close=True)
 TOO_MANY_ERRORS = Reply(421, "Too many errors", "4.7.0")
 TOO_MUCH_JUNK = Reply(421, "Too many commands without mail", "4.7.0")
+TOO_MANY_MAILS = Reply(421, "Too many messages in one session", "4.7.0")  # RFC 9422 s4.1
 TOO_MANY_UNKNOWN = Reply(421, "Too many unrecognized commands", "4.7.0")
 ENDLESS_LINE = Reply(421, "Endless line", "4.7.0")
 ENDLESS_MESSAGE = Reply(421, "Message far over the size limit", "4.7.0")

@@ -21,6 +21,11 @@ class Offer:
         lenient_paths: take paths without brackets and without a domain, and say so in ``defects``.
         xclient, xforward: this peer may replace the client's address, and say where a mail came from before (``xclient``); advertised.
         keywords: further EHLO lines, as sent; a keyword here also allows the parameter of its name.
+        limits: what of ``Limits`` a sender can heed is advertised (RFC 9422).
+        requiretls: REQUIRETLS is possible (RFC 8689; advertised and taken while TLS is active).
+        deliverby_min_s: least time a sender may ask his mail to be returned after (RFC 2852 s2, min-by-time).
+        unregistered: MAIL and RCPT parameters that nobody has registered: ``refuse`` (555 5.5.4) or ``record`` (ignored, and counted in
+            ``defects``).
     """
 
     hostname: str
@@ -38,6 +43,10 @@ class Offer:
     xclient: bool = False
     xforward: bool = False
     keywords: tuple[str, ...] = ()
+    limits: bool = False
+    requiretls: bool = False
+    deliverby_min_s: int = 0
+    unregistered: Literal["refuse", "record"] = "refuse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +60,14 @@ class Limits:
             1 MiB, because unwrapped base64 and generated HTML exist.
         overrun_factor: content over ``Offer.size_octets`` is read, dropped and refused; over this many times the size, and at
             least 1 MiB over it, it is hung up on.
-        recipients: accepted in one transaction; RFC 5321 s4.5.3.1.8 wants 100 at least, Postfix has 1000.
+        mails: MAIL commands in one session, refused ones too (RFC 9422 s4.1); 0: no limit.
+        recipients: accepted in one transaction (RFC 9422 s4.2); RFC 5321 s4.5.3.1.8 wants 100 at least, Postfix has 1000.
+        recipient_domains: different domains of recipients named in one session (RFC 9422 s4.3); 0: no limit.
         recipients_overshoot: RCPTs past that limit which are no errors yet, as in Postfix: a sender may have pipelined them.
         errors: refused commands (not 4xx of ours) without a message accepted in between; Postfix's hard limit is 20.
         junk: NOOP, RSET, VRFY, EHLO and the like without a message accepted in between; Postfix has 100.
+        errors_slow, junk_slow: beyond so many errors, or so much junk, each is a nuisance, to be answered slower
+            (``Engine.nuisances``); Postfix has 10 for errors.
         unknown: unknown verbs; chasquid takes 3, Postfix 20.
         backlog_octets: received while an answer is owed; a shell that stops reading at ``Engine.backlogged`` never meets it.
     """
@@ -64,9 +77,13 @@ class Limits:
     text_line_flag_octets: int = 1000
     text_line_octets: int = 1_048_576
     overrun_factor: int = 4
+    mails: int = 0
     recipients: int = 1000
+    recipient_domains: int = 0
     recipients_overshoot: int = 1000
     errors: int = 20
     junk: int = 100
+    errors_slow: int = 10
+    junk_slow: int = 50
     unknown: int = 5
     backlog_octets: int = 1_048_576

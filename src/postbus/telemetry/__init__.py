@@ -361,10 +361,18 @@ def sink_resumed(*, sink: str, failures: int) -> None:
 # --- server
 
 
-def connection_refused(*, listener: str, reason: str, code: int) -> None:
-    """A connection was turned away before the banner: *reason* is ``draining``, ``crowded`` or ``gate``."""
+def connection_refused(*, listener: str, reason: str, code: int, peer: str) -> None:
+    """A connection was turned away before the banner.
+
+    *reason* is ``draining``, ``crowded``, ``client_connections``, ``client_rate``, ``memory``, ``disk``, ``spool`` or ``gate``.
+    """
     _count("postbus_sessions_refused_total", listener, reason)
-    _log("info", "session.refused", listener=listener, reason=reason, code=code)
+    _log("info", "session.refused", listener=listener, reason=reason, code=code, peer=peer)
+
+
+def limit_hit(*, listener: str, limit: str) -> None:
+    """A peer ran into a limit within its session; *limit* is a word of ``postbus.server.limits``."""
+    _count("postbus_limits_hit_total", listener, limit)
 
 
 def accept_failed(*, listener: str, error: str) -> None:
@@ -386,8 +394,11 @@ def session_closed(
     octets: int,
     duration_s: float,
     outcome: str,
+    limit: str | None = None,
 ) -> None:
     """The summary of a session: *outcome* is quit, eof, lost, refused, timeout, limit, drain, tls, proxy (its handler's no) or failed.
+
+    *limit* is the last it ran into.
 
     *accepted* and *refused* count messages, *recipients* those of accepted messages, *octets* all that was received.
     """
@@ -408,6 +419,7 @@ def session_closed(
         octets=octets,
         duration_s=round(duration_s, 3),
         outcome=outcome,
+        limit=limit,
     )
 
 

@@ -44,6 +44,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("postbus_sessions_total", "counter", "Sessions that ended, by how they ended.", ("listener", "outcome")),
     Metric("postbus_sessions_refused_total", "counter", "Connections refused before the banner, by reason.", ("listener", "reason")),
     Metric("postbus_proxy_refused_total", "counter", "Connections closed for want of a PROXY header that will do.", ("listener", "reason")),
+    Metric(
+        "postbus_limits_hit_total", "counter", "Limits that sessions ran into, by limit (docs/open-internet.md).", ("listener", "limit")
+    ),
+    Metric("postbus_clients_known", "gauge", "Client networks connected, or remembered for their rates.", ("listener",)),
     Metric("postbus_sessions_open", "gauge", "Sessions open now.", ("listener",)),
     Metric("postbus_session_seconds", "histogram", "How long sessions lasted.", ("listener",), SESSION_SECONDS),
     Metric("postbus_commands_rejected_total", "counter", "Commands answered 4xx or 5xx, by reply code.", ("listener", "code")),

@@ -6,6 +6,18 @@ from postbus.bridge.spool.records import Numbers
 from postbus.bridge.spool_settings import SpoolSettings
 
 
+def load(numbers: Numbers, settings: SpoolSettings) -> float:
+    """Return how near the spool is to its bounds: 0 empty, 1 or more full.
+
+    Free space on the disk is not looked at: others use it too, and there is either enough or not (``exceeded``).
+    """
+    return max(
+        (numbers.octets + numbers.spilled_octets) / settings.max_octets,
+        numbers.messages / settings.max_messages,
+        sum(numbers.dead_letters.values()) / settings.dead_letters_max,
+    )
+
+
 def exceeded(numbers: Numbers, settings: SpoolSettings, size_octets: int) -> str | None:
     """Return which bound a message of *size_octets* would exceed, in words for logs; ``None`` if it may come.
 

@@ -11,7 +11,7 @@ from typing import Literal
 from postbus import telemetry
 from postbus.bridge.clock import Clock, LoopClock, Timer
 from postbus.bridge.spool.bodies import BodyFiles
-from postbus.bridge.spool.bounds import exceeded
+from postbus.bridge.spool.bounds import exceeded, load
 from postbus.bridge.spool.database import Database
 from postbus.bridge.spool.faults import SpoolFailed, SpoolFault, SpoolFull, SpoolUnwritable
 from postbus.bridge.spool.folder import Folder
@@ -144,6 +144,11 @@ class Spool:
     def reason(self) -> str:
         """What ``gate`` means, for logs and status pages; ``""`` when mail can be taken."""
         return self._full(0) or "" if self._state == "open" and self._accepting else self._reason
+
+    @property
+    def load(self) -> float:
+        """How near the spool is to its bounds: 0 empty, 1 or more full."""
+        return load(self.numbers, self.settings)
 
     def _full(self, size_octets: int) -> str | None:
         return "the disk is full" if self._disk_full else exceeded(self.numbers, self.settings, size_octets)

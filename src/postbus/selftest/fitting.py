@@ -1,0 +1,179 @@
+"""Fits the attack table to a server: puts in the addresses it knows, turns SMTP into LMTP, and says which rows it cannot be asked.
+
+What a server is like is learned beforehand (``Known``): what its EHLO says, whether it wants TLS first. A row that is about a setting the
+server has not, or does not show, is skipped with the reason.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from postbus.selftest.vectors import Row, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The addresses to say. *refused* is a recipient the server answers with 5xx, ``None`` if none is known; *helo* is who we are."""
+
+    recipient: str = "b@mx.test"
+    refused: str | None = "nobody@mx.test"
+    sender: str = "a@client.example"
+    helo: str = "client.example"
+
+
+TABLES_OWN = Names()
+"""The names that stand in the table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What was learned of a server.
+
+    Attributes:
+        protocol: which one it speaks; encrypted: TLS from the first octet; starttls: rows are played behind STARTTLS if they can be.
+        keywords: of its EHLO, upper-case, with their parameters; after STARTTLS those of the second, and STARTTLS.
+        tls_first: it answers 530 to MAIL before TLS; tls_trouble: why a STARTTLS cannot be followed, ``""`` if it can.
+    """
+
+    protocol: Literal["smtp", "lmtp"] = "smtp"
+    encrypted: bool = False
+    starttls: bool = False
+    keywords: Mapping[str, str] = field(default_factory=dict)
+    tls_first: bool = False
+    tls_trouble: str = ""
+
+
+def _offers(keyword: str) -> Callable[[Known, Any], str]:
+    """Return a rule: the keyword is announced if and only if the setting is true."""
+
+    def rule(known: Known, wanted: Any) -> str:
+        if (keyword in known.keywords) == bool(wanted):
+            return ""
+        return f"it announces no {keyword}" if wanted else f"it announces {keyword}"
+
+    return rule
+
+
+def _size(known: Known, wanted: Any) -> str:
+    announced = known.keywords.get("SIZE", "")
+    return "" if announced == str(wanted) else f"for a server whose SIZE is {wanted}"
+
+
+def _tls_first(known: Known, wanted: Any) -> str:
+    return "" if known.tls_first == bool(wanted) else "for a server that wants TLS first" if wanted else "it wants TLS first"
+
+
+SHOWN: Mapping[str, Callable[[Known, Any], str]] = {
+    "starttls": _offers("STARTTLS"),
+    "smtputf8": _offers("SMTPUTF8"),
+    "chunking": _offers("CHUNKING"),
+    "binarymime": _offers("BINARYMIME"),
+    "xclient": _offers("XCLIENT"),
+    "xforward": _offers("XFORWARD"),
+    "size_octets": _size,
+    "require_tls": _tls_first,
+}
+"""Settings of a row's server that show on the wire, and why a server does not fit (``""`` if it does)."""
+
+
+def unfit(row: Row, known: Known, names: Names) -> str:
+    """Return why *row* cannot be asked of the server; ``""`` if it can."""
+    sent, needs = said(row), dict(row.server)
+    if about_plain(row):
+        if known.encrypted:
+            return "about plain text, and TLS is on from the first octet"
+        if b"STARTTLS" in sent:
+            needs.setdefault("starttls", False)
+        if needs.get("starttls") and known.tls_trouble:
+            return f"about STARTTLS, which failed: {known.tls_trouble}"
+    elif known.tls_first and not known.starttls:
+        return "it wants TLS first: say --starttls"
+    if needs.pop("refuses", ()) and names.refused is None:
+        return "needs a recipient that it refuses: say --refused"
+    for setting, wanted in needs.items():
+        rule = SHOWN.get(setting)
+        why = rule(known, wanted) if rule else f"about a setting that does not show: {setting} {_said(wanted)}"
+        if why:
+            return why
+    return _unfit_protocol(row, known, sent)
+
+
+def about_plain(row: Row) -> bool:
+    """Return whether *row* means something in plain text only: it is about STARTTLS, a ClientHello, or octets before the banner."""
+    sent = said(row)
+    return b"STARTTLS" in sent or b"\x16\x03" in sent or row.early or "require_tls" in row.server or bool(row.server.get("requiretls"))
+
+
+def said(row: Row) -> bytes:
+    """Return all octets of *row*, in upper case."""
+    return b"".join(step.octets for step in (*row.prologue, *row.steps)).upper()
+
+
+def _said(wanted: Any) -> str:
+    if isinstance(wanted, Mapping):
+        return ", ".join(f"{key} {_said(value)}" for key, value in wanted.items())
+    return str(wanted).lower() if isinstance(wanted, bool) else str(wanted)
+
+
+_GREETING = re.compile(rb"(?m)^(EHLO|HELO|LHLO)\b", re.IGNORECASE)
+
+
+def _unfit_protocol(row: Row, known: Known, sent: bytes) -> str:
+    if row.protocol == known.protocol:
+        return ""
+    if known.protocol == "smtp":
+        return "about LMTP"
+    if re.search(rb"(?m)^(HELO|LHLO|STARTTLS)\b", sent):
+        return "about SMTP's own greetings" if b"STARTTLS" not in sent else "about STARTTLS, which is asked in SMTP"
+    return ""
+
+
+def fitted(row: Row, known: Known, names: Names) -> Row:
+    """Return *row* as the server is to be asked: its protocol, and *names* for those of the table."""
+    change = _changes(names)
+    if known.protocol == "lmtp" and row.protocol == "smtp":
+        row = replace(row, protocol="lmtp", prologue=_as_lmtp(row.prologue), steps=_as_lmtp(row.steps))
+    if names == TABLES_OWN:
+        return row
+    return replace(row, prologue=_renamed(row.prologue, change), steps=_renamed(row.steps, change))
+
+
+def _as_lmtp(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    return tuple(replace(step, octets=_GREETING.sub(b"LHLO", step.octets)) if step.kind == "send" else step for step in steps)
+
+
+def _changes(names: Names) -> Callable[[bytes], bytes]:
+    """Return what puts *names* in the place of the table's; other local parts of its domain move to the recipient's domain."""
+    recipient = names.recipient.encode()
+    domain = recipient.rpartition(b"@")[2]
+    table: dict[bytes, bytes] = {
+        **{local + b"@mx.test": recipient for local in (b"b", b"c", b"d", b"e")},
+        b"nobody@mx.test": (names.refused or TABLES_OWN.refused or "").encode(),
+        b"a@client.example": names.sender.encode(),
+        b"client.example": names.helo.encode(),
+        b"mx.test": domain,
+    }
+    # a whole address between brackets first: <.b..c.@mx.test> is another one, whose domain alone is changed
+    pattern = re.compile(
+        rb"(?<=<)(?:" + rb"|".join(map(re.escape, [key for key in table if b"@" in key])) + rb")(?=>)|client\.example|mx\.test"
+    )
+    return lambda octets: pattern.sub(lambda found: table[found[0]], octets)
+
+
+def _renamed(steps: tuple[Step, ...], change: Callable[[bytes], bytes]) -> tuple[Step, ...]:
+    """Put names into *steps*; never into what a BDAT counts."""
+    if not any(step.octets.upper().startswith(b"BDAT") or b"\r\nBDAT" in step.octets.upper() for step in steps):
+        return tuple(replace(step, octets=change(step.octets)) for step in steps)
+    return tuple(replace(step, octets=_renamed_lines(step.octets, change)) for step in steps)
+
+
+_ENVELOPE = re.compile(rb"(?m)^(?:MAIL|RCPT|EHLO|LHLO|HELO)[^\r\n]*\r\n", re.IGNORECASE)
+
+
+def _renamed_lines(octets: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """Put names into the envelope's lines before the first BDAT of a step: behind it octets are counted."""
+    head, bdat, tail = octets.partition(b"BDAT")
+    return _ENVELOPE.sub(lambda found: change(found[0]), head) + bdat + tail

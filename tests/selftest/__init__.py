@@ -1,0 +1,1 @@
+"""The self-test: its parts, and what it says of servers, ours and others."""

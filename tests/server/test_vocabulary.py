@@ -1,0 +1,218 @@
+"""The rest of aiosmtpd's vocabulary: bounds of a class, old hooks, call limits, what programs look at."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from postbus.server import LMTP, SMTP, Envelope, ListenerSettings, Session
+from postbus.server.settings import LimitSettings
+from postbus.server.smtp import call_limits, make_loop
+from tests.server.conftest import Run
+from tests.server.test_smtp import Box, sent
+from tests.server.wire import Wire, listening, roster_of
+
+
+@pytest.mark.parametrize(
+    ("limit", "said", "expected"),
+    [
+        pytest.param(2, ["NOOP", "NOOP", "RSET", "NOOP"], "421 4.7.0 NOOP sent too many times", id="a number, for each verb"),
+        pytest.param({"NOOP": 1}, ["EHLO x", "NOOP", "NOOP"], "421 4.7.0 NOOP sent too many times", id="by verb"),
+        pytest.param({"NOOP": 9, "*": 1}, ["NOOP", "NOOP", "RSET", "RSET"], "421 4.7.0 RSET sent too many times", id="any other"),
+        pytest.param({"NOOP": 1}, ["RSET"] * 21, "421 4.7.0 RSET sent too many times", id="twenty of any other"),
+        pytest.param(1, ["EHLO x", "MAIL nonsense", "MAIL FROM:<a@x>"], "421 4.7.0 MAIL sent too many times", id="bad ones count"),
+    ],
+)
+def test_a_call_limit_ends_the_session(limit: Any, said: list[str], expected: str, run: Run) -> None:
+    """With the last of these commands."""
+
+    async def scenario() -> None:
+        async with listening(Box(), factory=lambda: SMTP(Box(), command_call_limit=limit)) as listener, Wire.to(listener) as wire:
+            for command in said[:-1]:
+                assert (await wire.say(command))[:3] != "421"
+            assert await wire.say(said[-1]) == expected
+            assert await wire.rest() == ""
+
+    run(scenario())
+
+
+def test_mail_within_a_call_limit_is_taken(run: Run) -> None:
+    """Verbs that are counted do what they did; the next session counts anew."""
+
+    async def scenario() -> None:
+        box = Box()
+        async with listening(box, factory=lambda: SMTP(box, command_call_limit={"MAIL": 1})) as listener:
+            for _ in range(2):
+                async with Wire.to(listener) as wire:
+                    await wire.begin("b@x", "c@x")
+                    assert await sent(wire) == "250 2.0.0 OK"
+                    assert (await wire.say("MAIL FROM:<a@x>"))[:3] == "421"
+        assert [["b@x", "c@x"]] * 2 == [envelope.rcpt_tos for envelope in box.envelopes]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("wrong", ["many", 1.5, ["NOOP"], {"NOOP": "many"}])
+def test_a_call_limit_of_another_kind(wrong: Any) -> None:
+    """Is the program's mistake, said at once."""
+    with pytest.raises(TypeError, match="command_call_limit must be int"):
+        call_limits(wrong)
+
+
+class Bounded(SMTP):
+    """Has bounds of its own."""
+
+    command_size_limit = 100
+    line_length_limit = 1001
+    local_part_limit = 8
+
+
+def test_bounds_of_a_class(run: Run) -> None:
+    """Commands, content lines, local parts; the listener's other limits stay."""
+
+    async def scenario() -> None:
+        limits = ListenerSettings(address="127.0.0.1:0", limits=LimitSettings(junk_max=3))
+        async with listening(Box(), limits, smtp_class=Bounded) as listener, Wire.to(listener) as wire:
+            assert (await wire.say("EHLO x"))[:3] == "250"
+            assert (await wire.say("NOOP " + "x" * 100))[:9] == "500 5.5.2"
+            assert (await wire.say("MAIL FROM:<" + "a" * 9 + "@x>")) == "553 5.1.3 Error: malformed address"
+            assert (await wire.say("MAIL FROM:<>"))[:3] == "250"
+            assert (await wire.say("RCPT TO:<\u00fc\u00fc\u00fc\u00fc\u00fc@x>"))[:3] == "553"
+            assert await wire.talk("RCPT TO:<postmaster>", "RCPT TO:<b@x>", "DATA") == ["250", "250", "354"]  # always (RFC 5321 s4.5.1)
+            assert (await sent(wire, "x" * 1100 + "\r\n"))[:9] == "550 5.6.0"
+            assert (await wire.talk("NOOP", "NOOP", "NOOP"))[-1] == "421"
+
+    run(scenario())
+
+
+def test_sizes_do_not_creep(run: Run) -> None:
+    """Aiosmtpd raises them by each EHLO, for every session of the class."""
+
+    async def scenario() -> None:
+        async with listening(Box()) as listener, Wire.to(listener) as wire:
+            (server,) = roster_of(listener).connections
+            assert isinstance(server, SMTP)
+            before = dict(server.command_size_limits)
+            await wire.talk(*["EHLO x"] * 5)
+            assert before == server.command_size_limits
+            assert 512 == before["NOOP"] == server.command_size_limit
+            assert max(before.values()) == server.max_command_size_limit >= before["MAIL"] > 512
+
+    run(scenario())
+
+
+class OldHooks(SMTP):
+    """Has the hooks that servers had before handlers had any."""
+
+    reset = 0
+
+    async def ehlo_hook(self) -> None:
+        """Announce something more."""
+        await self.push("250-X-OLD")
+
+    async def rset_hook(self) -> None:
+        """Count."""
+        OldHooks.reset += 1
+
+
+@pytest.mark.filterwarnings("ignore:Use handler:DeprecationWarning")
+def test_old_hooks_of_a_server(run: Run) -> None:
+    """``ehlo_hook`` may push lines, ``rset_hook`` is told."""
+
+    async def scenario() -> None:
+        OldHooks.reset = 0
+        async with listening(Box(), smtp_class=OldHooks) as listener, Wire.to(listener) as wire:
+            greeting = (await wire.say("EHLO x")).splitlines()
+            assert greeting[:2] == ["250-mx.example", "250-X-OLD"]
+            assert greeting[-1] == "250 HELP"
+            assert await wire.talk("RSET", "HELO x") == ["250", "250"]
+            assert OldHooks.reset == 1
+
+    run(scenario())
+
+
+def test_old_hooks_are_warned_of(run: Run) -> None:
+    """Once for a listener, not for each command."""
+
+    async def talk() -> None:
+        async with listening(Box(), smtp_class=OldHooks) as listener, Wire.to(listener) as one, Wire.to(listener) as other:
+            await one.talk("EHLO x", "RSET")
+            await other.talk("EHLO x", "RSET")
+
+    async def scenario() -> None:
+        with pytest.warns(DeprecationWarning, match="Use handler") as caught:
+            await talk()
+        assert 2 == len([warning for warning in caught if "Use handler" in str(warning.message)])
+
+    run(scenario())
+
+
+class Pushing:
+    """Announces by pushing, as handlers of the 4-argument form do."""
+
+    async def handle_EHLO(self, server: SMTP, session: Session, envelope: Envelope, hostname: str) -> str:
+        """Push a line, return the last."""
+        session.host_name = hostname
+        await server.push("250-X-PUSHED")
+        return "250 HELP"
+
+
+class PushingToo:
+    """The same in the 5-argument form."""
+
+    async def handle_EHLO(self, server: SMTP, session: Session, envelope: Envelope, hostname: str, responses: list[str]) -> list[str]:
+        """Push a line, return the others."""
+        session.host_name = hostname
+        await server.push("250-X-PUSHED")
+        return responses
+
+
+@pytest.mark.filterwarnings("ignore:Use the 5-argument:DeprecationWarning")
+@pytest.mark.parametrize("handler", [Pushing, PushingToo])
+def test_a_greeting_hook_may_push_lines(handler: Any, run: Run) -> None:
+    """They are part of the answer to EHLO, not of the next one."""
+
+    async def scenario() -> None:
+        async with listening(handler()) as listener, Wire.to(listener) as wire:
+            greeting = (await wire.say("EHLO x")).splitlines()
+            assert "250-X-PUSHED" in greeting[1:]
+            assert greeting[0] == "250-mx.example"
+            assert greeting[-1] == "250 HELP"
+            assert await wire.say("NOOP") == "250 2.0.0 OK"
+
+    run(scenario())
+
+
+def test_what_programs_look_at(run: Run) -> None:
+    """Hooks and methods by name, before and after the banner."""
+
+    async def scenario() -> None:
+        handler = Box()
+        bare = SMTP(handler)
+        assert ["DATA"] == list(bare._handle_hooks)
+        assert bare._smtp_methods["NOOP"] == bare.smtp_NOOP
+        async with listening(handler) as listener, Wire.to(listener):
+            (server,) = roster_of(listener).connections
+            assert isinstance(server, SMTP)
+            assert handler.handle_DATA == server._handle_hooks["DATA"]
+        assert "LHLO" in LMTP(handler)._smtp_methods
+        assert not LMTP.show_smtp_greeting
+
+    run(scenario())
+
+
+def test_a_protocol_made_where_no_loop_runs() -> None:
+    """Takes the thread's loop, or makes one, on every Python."""
+    found: list[asyncio.AbstractEventLoop] = []
+
+    def make() -> None:
+        found.extend([SMTP(Box()).loop, make_loop()])
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    assert found[0] is found[1]
+    found[0].close()
