@@ -137,7 +137,7 @@ def test_a_header_is_read_to_its_end_and_no_further(header: bytes, client: tuple
         assert data is not None
         assert data.error == ""
         assert data
-        assert (len(header), client, header) == (taken, data.client, data.whole_raw)
+        assert (len(header), client, header) == (taken, data.client, bytes(data.whole_raw))
         for at in range(1, min(len(header + tail), 600)):
             assert read(header + tail, at) == (data, taken)
     assert read(header, *range(1, len(header))) == read(header)
@@ -157,7 +157,7 @@ def test_what_is_no_header_is_told_at_its_first_fault(octets: bytes, error: str)
     assert read(octets, *range(1, len(octets))) == (data, taken)
 
 
-@pytest.mark.parametrize("header", [row.values[0] for row in GOOD], ids=[row.id for row in GOOD])  # type: ignore[index]
+@pytest.mark.parametrize("header", [row.values[0] for row in GOOD], ids=[row.id for row in GOOD])
 def test_an_unfinished_header_is_waited_for(header: bytes) -> None:
     """However much of it is there; and never more is asked for than it has."""
     for end in range(len(header) if len(header) < 300 else 0):
@@ -255,13 +255,11 @@ def test_valid_headers_mean_what_aiosmtpd_reads_in_them(header: bytes) -> None:
     """Every attribute, whichever of the two reads."""
 
     async def both() -> tuple[Any, ProxyData, bytes]:
-        found = []
-        for reads in (oracle.get_proxy, get_proxy):
-            reader = asyncio.StreamReader()
+        readers = [asyncio.StreamReader(), asyncio.StreamReader()]
+        for reader in readers:
             reader.feed_data(header + b"EHLO")
             reader.feed_eof()
-            found.append(await reads(reader))
-        return found[0], found[1], await reader.read()
+        return await oracle.get_proxy(readers[0]), await get_proxy(readers[1]), await readers[1].read()
 
     theirs, ours, rest = asyncio.run(both())
     assert attributes(theirs) == attributes(ours)

@@ -12,16 +12,17 @@ from dataclasses import dataclass, replace
 from postbus.smtp import Reply, State
 from tests.smtp.driver import OFFER, Driver, Policy, codes
 
-CONNECTED, GREETED, SENDER, REFUSED, RECIPIENTS, CONTENT, UPGRADING, CLOSED = (
-    State.CONNECTED, State.GREETED, State.SENDER, State.REFUSED, State.RECIPIENTS, State.CONTENT, State.UPGRADING, State.CLOSED,
+CONNECTED, GREETED, SENDER, REFUSED, RECIPIENTS, CONTENT, UPGRADING, AUTHENTICATING, CLOSED = (
+    State.CONNECTED, State.GREETED, State.SENDER, State.REFUSED, State.RECIPIENTS, State.CONTENT, State.UPGRADING,
+    State.AUTHENTICATING, State.CLOSED,
 )  # fmt: skip
 
 COMMANDS = {
     "EHLO": b"EHLO client.example\r\n", "HELO": b"HELO client.example\r\n", "LHLO": b"LHLO client.example\r\n",
     "MAIL": b"MAIL FROM:<a@client.example>\r\n", "RCPT": b"RCPT TO:<b@mx.test>\r\n", "DATA": b"DATA\r\n", "RSET": b"RSET\r\n",
     "NOOP": b"NOOP\r\n", "QUIT": b"QUIT\r\n", "VRFY": b"VRFY b\r\n", "EXPN": b"EXPN b\r\n", "HELP": b"HELP\r\n",
-    "STARTTLS": b"STARTTLS\r\n",
-    "XCLIENT": b"XCLIENT ADDR=192.0.2.1\r\n", "XFORWARD": b"XFORWARD ADDR=192.0.2.1\r\n", ".": b"text\r\n.\r\n",
+    "STARTTLS": b"STARTTLS\r\n", "AUTH": b"AUTH PLAIN\r\n",
+    "XCLIENT": b"XCLIENT ADDR=192.0.2.1\r\n", "XFORWARD": b"XFORWARD ADDR=192.0.2.1\r\n", ".": b"text\r\n.\r\n", "=": b"AHgAeA==\r\n",
 }  # fmt: skip
 
 # How to get there: the commands before, and how RCPT is answered on the way.
@@ -32,19 +33,30 @@ WAYS = {
     REFUSED: "EHLO MAIL RCPT!",
     RECIPIENTS: "EHLO MAIL RCPT",
     CONTENT: "EHLO MAIL RCPT DATA",
+    AUTHENTICATING: "EHLO AUTH",
 }
 
-#              EHLO HELO MAIL RCPT DATA RSET NOOP QUIT VRFY EXPN HELP STARTTLS XCLIENT XFORWARD
+#              EHLO HELO MAIL RCPT DATA RSET NOOP QUIT VRFY EXPN HELP STARTTLS AUTH XCLIENT XFORWARD
 CODES = {
-    CONNECTED:  "250G 250G 503  503  503  250  250  221X 252  502  214  503      220C    250",
-    GREETED:    "250G 250G 250S 503  503  250G 250  221X 252  502  214  220C     220C    250",
-    SENDER:     "250G 250G 503  250R 503  250G 250  221X 252  502  214  503      503     503",
-    REFUSED:    "250G 250G 503  250R 554  250G 250  221X 252  502  214  503      503     503",
-    RECIPIENTS: "250G 250G 503  250R 354D 250G 250  221X 252  502  214  503      503     503",
+    CONNECTED:  "250G 250G 503  503  503  250  250  221X 252  502  214  503      503  220C    250",
+    GREETED:    "250G 250G 250S 503  503  250G 250  221X 252  502  214  220C     334A 220C    250",
+    SENDER:     "250G 250G 503  250R 503  250G 250  221X 252  502  214  503      503  503     503",
+    REFUSED:    "250G 250G 503  250R 554  250G 250  221X 252  502  214  503      503  503     503",
+    RECIPIENTS: "250G 250G 503  250R 354D 250G 250  221X 252  502  214  503      503  503     503",
 }  # fmt: skip
 LMTP_CODES = {state: line.replace("554", "503") for state, line in CODES.items()}
-_COLUMNS = ("EHLO", "HELO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT", "VRFY", "EXPN", "HELP", "STARTTLS", "XCLIENT", "XFORWARD")
-_TARGETS = {"G": GREETED, "S": SENDER, "R": RECIPIENTS, "D": CONTENT, "X": CLOSED, "C": CONNECTED}  # C: TLS comes up at once
+_COLUMNS = (
+    "EHLO", "HELO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT", "VRFY", "EXPN", "HELP", "STARTTLS", "AUTH", "XCLIENT", "XFORWARD",
+)  # fmt: skip
+_TARGETS = {
+    "G": GREETED,
+    "S": SENDER,
+    "R": RECIPIENTS,
+    "D": CONTENT,
+    "X": CLOSED,
+    "C": CONNECTED,
+    "A": AUTHENTICATING,
+}  # C: TLS comes up at once
 
 # state, command, the shell's answer, the state after it. Where an answer is not listed nothing may move.
 ANSWERS = [
@@ -64,6 +76,10 @@ ANSWERS = [
     *((GREETED, "STARTTLS", code, GREETED) for code in (454, 501)),
     *((state, "XCLIENT", code, state) for state in (CONNECTED, GREETED) for code in (450, 550)),
     *((state, "XFORWARD", code, state) for state in (CONNECTED, GREETED) for code in (450, 550)),
+    *((GREETED, "AUTH", code, GREETED) for code in (235, 454, 535)),
+    *((AUTHENTICATING, "=", code, GREETED) for code in (235, 454, 535)),
+    (AUTHENTICATING, "=", 334, AUTHENTICATING),
+    (AUTHENTICATING, "=", 421, CLOSED),
     (CONNECTED, "EHLO", 250, GREETED),
 ]
 
@@ -77,6 +93,10 @@ MALFORMED = [
     (GREETED, b"STARTTLS now\r\n", "501", GREETED),
     *((state, b"XCLIENT ADDR\r\n", "501", state) for state in (CONNECTED, GREETED)),
     *((state, b"XFORWARD ADDR\r\n", "501", state) for state in (CONNECTED, GREETED)),
+    (GREETED, b"AUTH\r\n", "501", GREETED),
+    (AUTHENTICATING, b"*\r\n", "501", GREETED),
+    (AUTHENTICATING, b"QUIT\r\n", "501", GREETED),
+    (AUTHENTICATING, b"NOOP NOOP\r\n", "501", GREETED),
     (SENDER, b"RCPT TO:<b@>\r\n", "501", REFUSED),
     (SENDER, b"RCPT TO:<b\0@mx.test>\r\n", "501", REFUSED),
     (REFUSED, b"RCPT TO:<b@>\r\n", "501", REFUSED),
@@ -121,7 +141,7 @@ def rows() -> Iterator[Row]:
 
 def check(row: Row) -> None:
     """Play *row*."""
-    driver = Driver(replace(OFFER, starttls=True, xclient=True, xforward=True), lmtp=row.lmtp)
+    driver = Driver(replace(OFFER, starttls=True, auth=("PLAIN",), auth_tls=False, xclient=True, xforward=True), lmtp=row.lmtp)
     for step in WAYS[row.state].split():
         verb = step.rstrip("!")
         driver.policy = Policy(answers={"RCPT": Reply(550, "No")} if step.endswith("!") else {})
@@ -131,7 +151,7 @@ def check(row: Row) -> None:
     sent = codes(driver.feed(row.octets))
     assert [row.code] == [code[:3] for code in sent]
     assert row.after is driver.engine.state
-    if row.after in (CONNECTED, GREETED, CLOSED):
+    if row.after in (CONNECTED, GREETED, AUTHENTICATING, CLOSED):
         assert not driver.engine.in_transaction
         assert driver.engine.accepted_recipients == 0
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from postbus.smtp import Xclient, Xforward
 from postbus.smtp.xclient import XCLIENT, XFORWARD, attributes
-from tests.smtp.driver import OFFER, Driver, replace
+from tests.smtp.driver import OFFER, Driver
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,6 @@ class Connection(Timed, asyncio.Protocol):
         self.loop = loop
         self.transport: asyncio.Transport | None = None
         self.header_terms: HeaderTerms | None = None
-        self.peername: Any = None
         self.proxied: ProxyData | None = None
         self.roster: Roster = cast("Roster", None)
         self._has_roster = False

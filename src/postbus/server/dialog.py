@@ -1,7 +1,7 @@
 """What each event of the engine leads to: hooks asked, transactions kept, methods called.
 
-A server class has five floors, each a class that derives from the one below: ``Connection`` (bytes and tasks), ``Asking`` (hooks),
-``Content`` (what comes behind DATA), ``Dialog`` (every other event), ``SMTP`` (what subclasses see).
+A server class has six floors, each a class that derives from the one below: ``Connection`` (bytes and tasks), ``Asking`` (hooks),
+``Content`` (what comes behind DATA), ``Identification`` (AUTH), ``Dialog`` (every other event), ``SMTP`` (what subclasses see).
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any, ClassVar
 from postbus import telemetry
 from postbus.server import limits
 from postbus.server.connection import UPGRADE
-from postbus.server.content import Content, add_defects
+from postbus.server.content import add_defects
 from postbus.server.hooks import MISSING, Hook, Misanswered, ehlo_reply
+from postbus.server.identification import Identification
 from postbus.server.outcome import Answer, Outcome, Pending
 from postbus.server.plan import Plan, key_of
 from postbus.server.preface import refused
@@ -51,7 +52,7 @@ NULL_SENDER = "<>"  # what aiosmtpd's handlers see for the null reverse-path
 INSECURE = Reply(554, "Command refused due to lack of security", "5.7.0")  # RFC 3207 s4.1
 
 
-class Dialog(Content):
+class Dialog(Identification):
     """The events of one session, and what is done about them. Attributes without a word here are ``SMTP``'s parameters."""
 
     __slots__ = (
@@ -107,6 +108,7 @@ class Dialog(Content):
         if implicit:
             return self._greet(tls=True)
         self.engine.tls_started()
+        self._offer_external()
         self._set_rset_state()
         hook = self._plan.hooks.starttls
         return None if hook is None else self._ask("STARTTLS", hook, self._tls_judged, None)
@@ -146,6 +148,7 @@ class Dialog(Content):
         self._set_rset_state()
         self.engine = Engine(self._offer(plan.offer), lmtp=self.lmtp, limits=plan.limits, raw_verbs=plan.raw_verbs, tls=tls)
         self._greeted = True
+        self._offer_external()
         if self.proxied is None:
             return self._wait_or_welcome()
         hook = plan.hooks.proxy
@@ -190,6 +193,13 @@ class Dialog(Content):
         self._open(self._plan.banner)
         return None
 
+    def _offer_external(self) -> None:
+        """Offer EXTERNAL to who has shown a certificate, where it is wanted."""
+        session = self.session
+        if self._plan.external and session is not None and session.tls is not None and session.tls.client_cert_subject is not None:
+            offer = self.engine.offer
+            self.engine.offer = replace(offer, auth=tuple(sorted({*offer.auth, "EXTERNAL"})))
+
     def _open(self, banner: Reply) -> None:
         """Say *banner*, unless the peer has talked before it."""
         self.engine.open(banner)
@@ -221,6 +231,7 @@ class Dialog(Content):
             peer=str(session.peer[0] if isinstance(session.peer, tuple) else session.peer),
             helo=session.host_name,
             tls=None if session.tls is None else session.tls.version,
+            auth=session.auth_mechanism,
             accepted=self.messages_accepted,
             refused=self.messages_refused,
             recipients=self.recipients,
@@ -272,6 +283,7 @@ class Dialog(Content):
             else:
                 self.mail_at = None
                 session.host_name = session.host_name or event.hostname
+                self.engine.authenticated = self.engine.authenticated or bool(session.authenticated)  # a hook may know the peer
             return reply
 
         if hooks.ehlo_has_responses and session.extended_smtp:
@@ -452,8 +464,9 @@ class Dialog(Content):
         speak_for(session, event.attributes)
         self._set_rset_state()
         self.mail_at = None
-        offer = self.engine.offer
-        self.engine.offer = replace(self._offer(self._plan.offer), xclient=offer.xclient, xforward=offer.xforward)
+        strict = self._plan.offer.strict_pipelining and session.peer not in self.roster.terms.pipelining_exempt
+        self.engine.offer = replace(self.engine.offer, strict_pipelining=strict)
+        self.engine.authenticated = bool(session.authenticated)
         refusal = self.peer_changed(session.peer)
         if refusal is not None:
             return replace(refusal, close=True)
@@ -532,7 +545,7 @@ class Dialog(Content):
         self._set_post_data_state()
 
     acts: ClassVar[Mapping[type[Any], Callable[[Any, Any], Outcome]]] = {
-        **Content.acts,
+        **Identification.acts,
         Helo: _on_helo,
         Mail: _on_mail,
         Rcpt: _on_rcpt,

@@ -51,6 +51,7 @@ class Terms:
         limits: of the engine.
         offer: fields of ``smtp.terms.Offer`` that the listener decides.
         spill_folder: where content beyond *spill_threshold_octets* goes; None: it stays in memory.
+        auth_failure_delay_s: before the answer to a failed AUTH, times the number of failures so far.
         gate: asked before each banner; a reply, or one with the word that says why, refuses the connection.
         clients: what each client network may ask for; None: anything.
         pipelining_exempt: who may talk out of turn.
@@ -70,6 +71,7 @@ class Terms:
     implicit_tls: bool = False
     spill_folder: Path | None = None
     spill_threshold_octets: int = 256 * 1024
+    auth_failure_delay_s: float = 2.0
     gate: Gate | None = None
     clients: ClientSettings | None = None
     pipelining_exempt: Networks = NOBODY

@@ -50,6 +50,8 @@ class Session:
         authenticated: None before AUTH was tried, then whether it succeeded.
         auth_data: what the authenticator returned.
         login_data: aiosmtpd's old name for the identity.
+        auth_mechanism: the SASL mechanism by which it succeeded, or None.
+        auth_identity: who the peer proved to be, as text, where the authenticator said it (``auth_data.login``).
         traceparent: W3C trace context of this session's work, or None.
     """
 
@@ -64,6 +66,8 @@ class Session:
     authenticated: bool | None = None
     auth_data: Any = None
     login_data: Any = None
+    auth_mechanism: str | None = None
+    auth_identity: str | None = None
     proxy_data: ProxyData | None = None
     proxy_peer: PeerName | None = None
     peer_host: str | None = None
@@ -119,7 +123,8 @@ def speak_for(session: Session, said: Mapping[str, str | None]) -> None:
     session.peer_host = said.get("NAME", session.peer_host)
     if said.get("LOGIN") is not None:
         session.authenticated = True
-        session.auth_data = session.login_data = said["LOGIN"]
+        session.auth_data = session.login_data = session.auth_identity = said["LOGIN"]
+        session.auth_mechanism = "XCLIENT"  # as Postfix says
 
 
 SHORT_NAMES = {

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from postbus.server.auth_settings import AuthSettings
 from postbus.server.client_settings import ClientSettings
 from postbus.server.parameter_settings import Announced, ParameterSettings
 from postbus.server.proxy_settings import ProxySettings
@@ -71,11 +72,16 @@ class TlsSettings(BaseModel):
     client_ca: Path | None = Field(
         default=None, description="PEM file of authorities; when set, a client may show a certificate, checked against it."
     )
+    client_certificate: Literal["optional", "required"] = Field(
+        default="optional", description="optional: a client may show one. required: without one signed by client_ca there is no TLS."
+    )
 
     @model_validator(mode="after")
     def _has_certificate(self) -> Self:
         if self.mode != "none" and self.certificate is None:
             raise ValueError(f"mode {self.mode} needs a certificate: name its PEM file, or set mode to none")
+        if self.client_certificate == "required" and self.client_ca is None:
+            raise ValueError("client_certificate required needs client_ca: name the PEM file of the authorities that sign them")
         return self
 
 
@@ -191,6 +197,7 @@ class ListenerSettings(BaseModel):
     spill_threshold_octets: int = Field(default=256 * KIB, ge=4 * KIB, description="Content beyond this goes to a file.")
     tls: TlsSettings = Field(default=TlsSettings(mode="none"), description="Certificate, key and mode.")
     proxy: ProxySettings = Field(default=ProxySettings(), description="Load balancers and mail proxies in front.")
+    auth: AuthSettings = Field(default=AuthSettings(), description="Who may authenticate (RFC 4954), and who has to.")
     limits: LimitSettings = Field(default=LimitSettings(), description="How much is taken.")
     clients: ClientSettings = Field(default=ClientSettings(), description="How much one client network may ask for.")
     timeouts: TimeoutSettings = Field(default=TimeoutSettings(), description="How long is waited.")

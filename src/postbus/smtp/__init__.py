@@ -5,6 +5,8 @@ Begin reading at ``engine`` (the contract), then ``states`` (what may come when)
 
 from postbus.smtp.engine import Engine, OutOfTurn
 from postbus.smtp.events import (
+    Auth,
+    AuthResponse,
     Chunk,
     Command,
     DataStart,
@@ -31,6 +33,8 @@ from postbus.smtp.states import State
 from postbus.smtp.terms import Limits, Offer
 
 __all__ = [
+    "Auth",
+    "AuthResponse",
     "Chunk",
     "Command",
     "DataStart",

@@ -23,10 +23,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from postbus.smtp import replies
+from postbus.smtp import exchange, replies
 from postbus.smtp.commands import FORBIDDEN, VERBS, Verb, greeting_lines, help_reply
 from postbus.smtp.content import DotBody
-from postbus.smtp.events import Chunk, Command, EndOfMessage, Event, Helo, Help, Mail, Owed, Rcpt, Refused, Signal, Xclient
+from postbus.smtp.events import (
+    AuthResponse,
+    Chunk,
+    Command,
+    EndOfMessage,
+    Event,
+    Helo,
+    Help,
+    Mail,
+    Owed,
+    Rcpt,
+    Refused,
+    Signal,
+    Xclient,
+)
 from postbus.smtp.framing import Lines
 from postbus.smtp.replies import Reply
 from postbus.smtp.states import BAD_ARGUMENT, LMTP, SMTP, TRANSACTION, Row, State
@@ -36,12 +50,15 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # C0, DEL and C1
 _CLIENT_HELLO = b"\x16\x03"  # a TLS handshake record (RFC 8446 s5.1), which no command begins with
 _VERB_MAX_OCTETS = 16  # of an unknown verb, what a log may see
 _NO_ROWS: Mapping[str, Row] = {}
+_IDENTIFYING = frozenset({"AUTH", "="})
 _DEFAULTS: Mapping[str, Reply] = {
     "MAIL": replies.SENDER_OK,
     "RCPT": replies.RECIPIENT_OK,
     "DATA": replies.START_MAIL,
     ".": replies.OK,
     "STARTTLS": replies.START_TLS,
+    "AUTH": replies.AUTH_FAILED,
+    "=": replies.AUTH_FAILED,
     "RSET": replies.OK,
     "NOOP": replies.OK,
     "VRFY": replies.CANNOT_VRFY,
@@ -68,14 +85,15 @@ class Engine:
     Attributes (to read):
         helo: the name the peer gave, ``None`` before; esmtp: by EHLO or LHLO.
         tls: TLS is active; smtputf8: the open transaction's MAIL said SMTPUTF8.
+        authenticated: AUTH has succeeded; to be set by a shell that knows it otherwise.
         errors: refusals since the last accepted message; accepted_recipients: in the open transaction.
         nuisances: errors and commands without mail, beyond what is usual, in the whole session: a shell that finds more than before
             answers slower.
     """
 
-    __slots__ = ("_body", "_counting", "_domains", "_ended", "_faulted", "_junk", "_limits", "_lines", "_lmtp", "_mails", "_out", "_owed",
-                 "_raw_verbs", "_rows", "_signal", "_state", "_surplus", "_table", "_unknown",
-                 "accepted_recipients", "errors", "esmtp", "helo", "nuisances", "offer", "smtputf8", "tls")  # fmt: skip
+    __slots__ = ("_auth_failures", "_body", "_counting", "_domains", "_ended", "_faulted", "_junk", "_limits", "_lines", "_lmtp", "_mails",
+                 "_out", "_owed", "_plain_octets", "_raw_verbs", "_rows", "_signal", "_state", "_surplus", "_table", "_unknown",
+                 "accepted_recipients", "authenticated", "errors", "esmtp", "helo", "nuisances", "offer", "smtputf8", "tls")  # fmt: skip
 
     def __init__(
         self,
@@ -90,6 +108,7 @@ class Engine:
         self.tls = tls
         self.helo: str | None = None
         self.esmtp = False
+        self.authenticated = False
         self.smtputf8 = False
         self.errors = self.nuisances = 0
         self.accepted_recipients = 0
@@ -103,7 +122,7 @@ class Engine:
         self._ended = self._faulted = False
         self._out = b""
         self._owed: Owed | None = None
-        self._junk = self._unknown = self._surplus = self._mails = 0
+        self._junk = self._unknown = self._surplus = self._mails = self._auth_failures = 0
         self._domains: set[str] = set()  # of recipients named, where their number is limited
         self._enter(State.OPENING)
 
@@ -195,6 +214,7 @@ class Engine:
             msg = "STARTTLS was not answered with 220"
             raise OutOfTurn(msg)
         self.tls = True
+        self.authenticated = False
         self._enter(State.CONNECTED)
 
     def refuse(self, reply: Reply) -> None:
@@ -315,12 +335,10 @@ class Engine:
         verb, _, arg = text.partition(" ")
         verb = verb.upper()
         row = VERBS.get(verb)
-        if not clean or length > self._limits.command_octets or self.errors >= self._limits.errors:
-            refusal = self._bad_line(line, length, row, clean=clean)
-            if refusal is not None:
-                if row is not None and refusal is row.malformed:
-                    self._move(verb, BAD_ARGUMENT)
-                return self._refuse("", refusal)
+        if not clean or length > self._plain_octets or self.errors >= self._limits.errors:
+            event = self._look_closely(line, length, verb, clean=clean)
+            if event is not None:
+                return event
         raw = verb in self._raw_verbs
         if row is None or not (row.lmtp if self._lmtp else row.smtp):
             if not raw:
@@ -334,11 +352,23 @@ class Engine:
         if raw:
             self._owed = command = Command(verb, argument)
             return command
-        event = self.interpret(verb, argument)
-        if isinstance(event, Reply):
+        result = self.interpret(verb, argument)
+        if isinstance(result, Reply):
             self._move(verb, BAD_ARGUMENT)
-            return self._refuse(verb, event)
-        return event
+            return self._refuse(verb, result)
+        return result
+
+    def _look_closely(self, line: bytes, length: int, verb: str, *, clean: bool) -> Event | None:
+        """Return what a line is that may not be a plain command: the answer to a challenge, or refused unread; ``None``: a command yet."""
+        if self._state is State.AUTHENTICATING:
+            return self._response(line, length)
+        row = VERBS.get(verb)
+        refusal = self._bad_line(line, length, row, clean=clean)
+        if refusal is None:
+            return None
+        if row is not None and refusal is row.malformed:
+            self._move(verb, BAD_ARGUMENT)
+        return self._refuse("", refusal)
 
     def _bad_line(self, line: bytes, length: int, row: Verb | None, *, clean: bool) -> Reply | None:
         """Return why a line is refused unread, if it is: errors before it, its length, its characters."""
@@ -347,19 +377,27 @@ class Engine:
             (line.startswith(_CLIENT_HELLO), replies.NOT_TLS),
             (length > self._limits.endless_octets, replies.ENDLESS_LINE),
             (self.errors >= self._limits.errors, replies.TOO_MANY_ERRORS),
-            (length > self._limits.command_octets + allowance, replies.LINE_TOO_LONG),
+            (length > self._limits.command_octets + allowance, self._too_long(line, length)),
             (not clean, row.malformed if row is not None else replies.UNKNOWN),
         ):
             if bad:
                 return reply
         return None
 
+    def _too_long(self, line: bytes, length: int) -> Reply:
+        """Return the answer to an overlong line, which may have lost all but its first and last octets."""
+        row = VERBS.get(self._lines.head(line, length).partition(b" ")[0].decode("latin-1").upper())
+        return replies.LINE_TOO_LONG if row is None else row.too_long
+
     def _turn_away(self, row: Verb) -> Reply | None:
         """Return why a known verb may not come now, for reasons that its row gives; counts junk."""
-        if row.ends_group and self._lines and self.offer.strict_pipelining:
+        offer = self.offer
+        if row.ends_group and self._lines and offer.strict_pipelining:
             return replies.EARLY_TALK
-        if not row.before_tls and self.offer.require_tls and not self.tls:
+        if not row.before_tls and offer.require_tls and not self.tls:
             return replies.TLS_FIRST
+        if not row.before_auth and offer.require_auth and not self.authenticated:
+            return replies.AUTH_FIRST
         if row.junk:
             self._junk += 1
             if self._junk > self._limits.junk:
@@ -372,6 +410,23 @@ class Engine:
             return self._refuse(verb, replies.NOT_HTTP)
         self._unknown += 1
         return self._refuse(verb, replies.UNKNOWN if self._unknown <= self._limits.unknown else replies.TOO_MANY_UNKNOWN)
+
+    def _response(self, line: bytes, length: int) -> AuthResponse:
+        """Read the answer to a challenge; like AUTH itself it ends a pipelined group."""
+        judged: bytes | Reply
+        if self.errors >= self._limits.errors:
+            judged = replies.TOO_MANY_ERRORS
+        elif self._lines and self.offer.strict_pipelining:
+            judged = replies.EARLY_TALK
+        else:
+            judged = exchange.judge(line, length)
+        if not isinstance(judged, Reply):
+            self._owed = event = AuthResponse(judged)
+            return event
+        self._err()
+        self._enter(State.GREETED)
+        self._send(judged)
+        return AuthResponse(b"", judged)
 
     # --- content
 
@@ -437,14 +492,12 @@ class Engine:
             elif isinstance(event, Helo):
                 self.helo = event.hostname
                 self.esmtp = verb != "HELO"
-            elif verb == "STARTTLS" and self._lines:
-                # Plain text sent before the handshake must not be taken for what came through it (CVE-2021-38542 and family).
-                self._lines.clear()
-                if self.offer.strict_pipelining:
-                    self._send(replies.EARLY_TALK)
-                    return
+            elif verb in _IDENTIFYING:
+                self.authenticated = True
+            elif verb == "STARTTLS" and self._talked_early():
+                return
         elif digit == 5:
-            self._err()
+            reply = self._failed(verb, reply)
         if self._faulted:
             digit = BAD_ARGUMENT
             self._faulted = False
@@ -456,6 +509,25 @@ class Engine:
         self._out += reply.wire
         if reply.close:
             self._enter(_CLOSED)
+
+    def _failed(self, verb: str, reply: Reply) -> Reply:
+        """Count a refusal of the shell's; return *reply*, or what the last failure of AUTH is told instead."""
+        self._err()
+        if verb not in _IDENTIFYING:
+            return reply
+        self._auth_failures += 1
+        return reply if self._auth_failures < self._limits.auth_failures else replies.TOO_MANY_FAILURES
+
+    def _talked_early(self) -> bool:
+        """Forget plain text sent before the handshake: it must not be taken for what came through it (CVE-2021-38542 and family).
+
+        Return whether it ends the session.
+        """
+        ends = bool(self._lines) and self.offer.strict_pipelining
+        self._lines.clear()
+        if ends:
+            self._send(replies.EARLY_TALK)
+        return ends
 
     def _move(self, verb: str, digit: int) -> None:
         """Go where the table says."""
@@ -499,6 +571,8 @@ class Engine:
             self._ended = False
             self.smtputf8 = False
             self.accepted_recipients = self._surplus = 0
+            # Lines up to here may be read as commands without a closer look; answers to a challenge never.
+            self._plain_octets = -1 if state is State.AUTHENTICATING else self._limits.command_octets
         if state is _CONNECTED:  # a beginning: banner, TLS, XCLIENT
             self.helo = None
             self.esmtp = False

@@ -126,6 +126,35 @@ class StartTls:
 
 
 @fact
+class Auth:
+    """AUTH (RFC 4954 s4): answer 334 with a challenge to have an ``AuthResponse``, 2xx to say that the peer is who it says to be.
+
+    Attributes:
+        mechanism: upper-case, one of ``Offer.auth``.
+        initial: the initial response's octets, at most 9 KiB; ``b""`` for an empty one (``=``), ``None`` where none was sent.
+    """
+
+    mechanism: str
+    initial: bytes | None = field(default=None, repr=False)
+    verb: ClassVar[str] = "AUTH"
+
+
+@fact
+class AuthResponse:
+    """The peer's answer to a challenge; answer it as ``Auth``.
+
+    Attributes:
+        octets: decoded, at most 9 KiB.
+        refusal: ``None``: the answer is owed. Otherwise the engine has already answered with it and the exchange is over: it was
+            cancelled, or was no base64, or too long.
+    """
+
+    octets: bytes = field(repr=False)
+    refusal: Reply | None = None
+    verb: ClassVar[str] = "="
+
+
+@fact
 class Rset:
     """RSET (RFC 5321 s4.1.1.5)."""
 
@@ -192,7 +221,7 @@ class Command:
     """A raw verb: one the shell named in ``raw_verbs`` and answers by itself, by way of ``Engine.interpret`` if it likes."""
 
     verb: str
-    arg: str | None
+    arg: str | None = field(repr=False)  # of AUTH it holds credentials
 
 
 @fact
@@ -208,5 +237,23 @@ class Refused:
     reply: Reply
 
 
-Owed = Helo | Mail | Rcpt | DataStart | EndOfMessage | StartTls | Rset | Noop | Vrfy | Expn | Help | Quit | Xclient | Xforward | Command
+Owed = (
+    Helo
+    | Mail
+    | Rcpt
+    | DataStart
+    | EndOfMessage
+    | StartTls
+    | Auth
+    | AuthResponse
+    | Rset
+    | Noop
+    | Vrfy
+    | Expn
+    | Help
+    | Quit
+    | Xclient
+    | Xforward
+    | Command
+)
 Event = Owed | Chunk | Refused

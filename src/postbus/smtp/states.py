@@ -9,7 +9,8 @@ A session is in one ``State``. Each input (a verb, or ``.`` for the end of a mes
   a digit that is not in the row moves nothing. ``BAD_ARGUMENT`` stands for the digit when the engine itself refused the
   argument (a malformed QUIT does not quit). So a state never changes before its reply is known.
 
-``.`` is never out of order: it exists in CONTENT only, and there nothing else does.
+``.`` is never out of order: it exists in CONTENT only, and there nothing else does. So does ``=``, an answer to a challenge, in
+AUTHENTICATING.
 
     OPENING --banner--> CONNECTED --EHLO--> GREETED --MAIL--> SENDER --RCPT--> RECIPIENTS --DATA 354--> CONTENT
                                                ^                |  ^\            |                       |
@@ -17,6 +18,7 @@ A session is in one ``State``. Each input (a verb, or ``.`` for the end of a mes
                                                +-- RSET, EHLO --+------------------+---------- "." any ---+
 
     CONNECTED, GREETED --XCLIENT 220--> CONNECTED
+    GREETED --AUTH 334--> AUTHENTICATING --"=" 2xx, 4xx, 5xx--> GREETED
     GREETED --STARTTLS 220--> UPGRADING --TLS up--> CONNECTED        any --QUIT, hang-up--> CLOSED
 
 Entering a state outside ``TRANSACTION`` forgets the whole transaction, wherever it came from. That is the only place where
@@ -25,7 +27,7 @@ it is forgotten (what went wrong in others was always a second place: Postfix 20
 What the tables cannot say
 --------------------------
 * Verbs that exist in one protocol only, that end a pipelining group, that pass before TLS: columns of ``commands.VERBS``.
-* STARTTLS behind an active TLS, or after a HELO that was no EHLO: decided by its parser.
+* STARTTLS behind an active TLS, AUTH behind a successful one, either after a HELO that was no EHLO: decided by their parsers.
 * How many recipients were accepted; limits and budgets: ``engine``.
 * The transitions without a verb: banner sent, TLS up, hang-up. ``engine`` makes them in ``open``, ``tls_started``, ``refuse``.
 * HELO, EHLO and LHLO share rows: which of them exist is the protocol's business.
@@ -51,6 +53,7 @@ class State(Enum):
     RECIPIENTS = "at least one recipient accepted"
     CONTENT = "reading the message"
     UPGRADING = "TLS is being started"
+    AUTHENTICATING = "a challenge is sent, its answer awaited"
     CLOSED = "over"
 
     __hash__ = object.__hash__  # members are single; Enum's own hash is a Python function, called several times a message
@@ -72,6 +75,8 @@ _LEAVE: Move = {2: State.CLOSED, 4: State.CLOSED, 5: State.CLOSED}
 _SECURE: Move = {2: State.UPGRADING}
 _SPOKEN_FOR: Mapping[str, Row] = {"XCLIENT": {2: State.CONNECTED}, "XFORWARD": _STAY}
 _NOT_SPOKEN_FOR: Mapping[str, Row] = {"XCLIENT": replies.IN_TRANSACTION, "XFORWARD": replies.IN_TRANSACTION}
+_CHALLENGE: Move = {3: State.AUTHENTICATING}
+_VERDICT: Move = {2: State.GREETED, 4: State.GREETED, 5: State.GREETED}  # another 334 goes on with the exchange
 
 
 def _table(data_without_recipient: Reply) -> Table:
@@ -85,6 +90,7 @@ def _table(data_without_recipient: Reply) -> Table:
             "RSET": _STAY,
             "STARTTLS": replies.SEND_EHLO,
             **_SPOKEN_FOR,
+            "AUTH": replies.SEND_EHLO,
             "MAIL": replies.SEND_HELO,
             "RCPT": replies.SEND_HELO,
             "DATA": replies.SEND_HELO,
@@ -95,6 +101,7 @@ def _table(data_without_recipient: Reply) -> Table:
             "RSET": _RESET,
             "STARTTLS": _SECURE,
             **_SPOKEN_FOR,
+            "AUTH": _CHALLENGE,
             "MAIL": {2: State.SENDER},
             "RCPT": replies.SEND_MAIL,
             "DATA": replies.SEND_MAIL,
@@ -105,6 +112,7 @@ def _table(data_without_recipient: Reply) -> Table:
             "RSET": _RESET,
             "STARTTLS": replies.IN_TRANSACTION,
             **_NOT_SPOKEN_FOR,
+            "AUTH": replies.IN_TRANSACTION,
             "MAIL": replies.NESTED_MAIL,
             "RCPT": {2: State.RECIPIENTS, 4: State.REFUSED, 5: State.REFUSED, BAD_ARGUMENT: State.REFUSED},
             "DATA": replies.SEND_RCPT,
@@ -115,6 +123,7 @@ def _table(data_without_recipient: Reply) -> Table:
             "RSET": _RESET,
             "STARTTLS": replies.IN_TRANSACTION,
             **_NOT_SPOKEN_FOR,
+            "AUTH": replies.IN_TRANSACTION,
             "MAIL": replies.NESTED_MAIL,
             "RCPT": {2: State.RECIPIENTS},
             "DATA": data_without_recipient,
@@ -125,11 +134,13 @@ def _table(data_without_recipient: Reply) -> Table:
             "RSET": _RESET,
             "STARTTLS": replies.IN_TRANSACTION,
             **_NOT_SPOKEN_FOR,
+            "AUTH": replies.IN_TRANSACTION,
             "MAIL": replies.NESTED_MAIL,
             "RCPT": _STAY,
             "DATA": {3: State.CONTENT},
         },
         State.CONTENT: {".": _END},
+        State.AUTHENTICATING: {"=": _VERDICT},
     }
 
 

@@ -16,6 +16,9 @@ class Offer:
         smtputf8, eightbitmime, pipelining, enhanced, help: keyword advertised; SMTPUTF8 also decides over non-ASCII paths.
         starttls: STARTTLS is possible (advertised while TLS is not active).
         require_tls: before TLS only the verbs the table marks so pass, others 530 5.7.0.
+        auth: SASL mechanisms, upper-case, in the order in which they are announced (RFC 4954); none: there is no AUTH.
+        auth_tls: AUTH only under TLS; before, it is not announced and gets 538 5.7.11.
+        require_auth: before AUTH has succeeded only the verbs the table marks so pass, others 530 5.7.0.
         strict_pipelining: bytes behind a verb that ends a group (RFC 2920 s3.1), or before the banner: 554 5.5.0 and close.
         stray: bare CR, bare LF or NUL in content: ``reject`` (550 5.5.2 after the real end) or ``allow`` (counted in ``defects``).
         lenient_paths: take paths without brackets and without a domain, and say so in ``defects``.
@@ -37,6 +40,9 @@ class Offer:
     help: bool = True
     starttls: bool = False
     require_tls: bool = False
+    auth: tuple[str, ...] = ()
+    auth_tls: bool = True
+    require_auth: bool = False
     strict_pipelining: bool = True
     stray: Literal["reject", "allow"] = "reject"
     lenient_paths: bool = False
@@ -68,6 +74,7 @@ class Limits:
         junk: NOOP, RSET, VRFY, EHLO and the like without a message accepted in between; Postfix has 100.
         errors_slow, junk_slow: beyond so many errors, or so much junk, each is a nuisance, to be answered slower
             (``Engine.nuisances``); Postfix has 10 for errors.
+        auth_failures: AUTH commands answered 5xx in the whole session; the last of them gets 421 instead. chasquid takes 3.
         unknown: unknown verbs; chasquid takes 3, Postfix 20.
         backlog_octets: received while an answer is owed; a shell that stops reading at ``Engine.backlogged`` never meets it.
     """
@@ -86,4 +93,5 @@ class Limits:
     errors_slow: int = 10
     junk_slow: int = 50
     unknown: int = 5
+    auth_failures: int = 3
     backlog_octets: int = 1_048_576

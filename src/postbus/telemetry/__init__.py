@@ -388,6 +388,7 @@ def session_closed(
     peer: str,
     helo: str | None,
     tls: str | None,
+    auth: str | None = None,
     accepted: int,
     refused: int,
     recipients: int,
@@ -400,7 +401,8 @@ def session_closed(
 
     *limit* is the last it ran into.
 
-    *accepted* and *refused* count messages, *recipients* those of accepted messages, *octets* all that was received.
+    *auth* is the mechanism by which the peer authenticated, *accepted* and *refused* count messages, *recipients* those of accepted
+    messages, *octets* all that was received.
     """
     _count("postbus_sessions_total", listener, outcome)
     _count("postbus_received_octets_total", listener, by=octets)
@@ -413,6 +415,7 @@ def session_closed(
         peer=peer,
         helo=helo,
         tls=tls,
+        auth=auth,
         accepted=accepted,
         refused=refused,
         recipients=recipients,
@@ -421,6 +424,30 @@ def session_closed(
         outcome=outcome,
         limit=limit,
     )
+
+
+def auth_ended(*, listener: str, mechanism: str, outcome: str) -> None:
+    """An AUTH exchange is over: ``success``, ``failure`` (its credentials are not good), ``fault`` (ours) or ``cancelled``."""
+    _count("postbus_authentications_total", listener, mechanism, outcome)
+
+
+def auth_told(*, listener: str, session: str, peer: str, mechanism: str, outcome: str, identity: str | None) -> None:
+    """Who has authenticated; of a failure only from where: what was given for a name may be a password."""
+    _log(
+        "info" if outcome == "success" else "warning",
+        "auth.told",
+        listener=listener,
+        session=session,
+        peer=peer,
+        mechanism=mechanism,
+        outcome=outcome,
+        identity=None if identity is None else address(identity),
+    )
+
+
+def users_loaded(*, listener: str, users: int) -> None:
+    """A listener's user file was read."""
+    _log("info", "users.loaded", listener=listener, users=users)
 
 
 def session_failed(*, listener: str, error: str, traceback: str) -> None:
@@ -444,8 +471,14 @@ def proxy_refused(*, listener: str, peer: str, reason: str, error: str) -> None:
     *error* says what is wrong with a malformed header. A health check that only connects is ``lost``, which is no warning.
     """
     _count("postbus_proxy_refused_total", listener, reason)
-    level = "debug" if reason in {"lost", "drain"} else "warning"
-    _log(level, "proxy.refused", listener=listener, peer=peer, reason=reason, error=error or None)
+    _log(
+        "debug" if reason in {"lost", "drain"} else "warning",
+        "proxy.refused",
+        listener=listener,
+        peer=peer,
+        reason=reason,
+        error=error or None,
+    )
 
 
 def tls_failed(*, listener: str, peer: str, error: str) -> None:

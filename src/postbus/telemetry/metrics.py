@@ -55,6 +55,12 @@ METRICS: tuple[Metric, ...] = (
     Metric("postbus_tls_reloads_total", "counter", "Certificates loaded again, by outcome.", ("listener", "outcome")),
     Metric("postbus_tls_certificate_expiry_seconds", "gauge", "When the certificate in use expires, as a Unix time.", ("listener",)),
     Metric("postbus_received_octets_total", "counter", "Message octets received.", ("listener",)),
+    Metric(
+        "postbus_authentications_total",
+        "counter",
+        "AUTH exchanges that ended, by mechanism and outcome (success, failure, fault, cancelled).",
+        ("listener", "mechanism", "outcome"),
+    ),
     Metric("postbus_handler_errors_total", "counter", "Exceptions in a handler's hook, each answered 451.", ("hook",)),
     # bridge
     Metric("postbus_messages_total", "counter", "Messages answered after the last dot, by outcome.", ("listener", "outcome")),
