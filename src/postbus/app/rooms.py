@@ -127,7 +127,7 @@ LIVE = tuple(
         r"telemetry\.(log_level|log_format|log_addresses)",
         r"sidecar\.loop_lag_max_s",
         r"listeners\.\w+\.(hostname|ident|smtputf8|stray|strict_pipelining|lenient_paths|announce|spill_threshold_octets)(\[.*)?",
-        r"listeners\.\w+\.(limits|timeouts|parameters|clients)\..*",
+        r"listeners\.\w+\.(clients|content|limits|parameters|timeouts)\..*",
         r"listeners\.\w+\.tls\.(certificate|key|client_ca)",
     )
 )

@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 from postbus import telemetry
 from postbus.server import limits
 from postbus.server.connection import UPGRADE
-from postbus.server.content import add_defects
 from postbus.server.hooks import MISSING, Hook, Misanswered, ehlo_reply
 from postbus.server.identification import Identification
 from postbus.server.outcome import Answer, Outcome, Pending
@@ -146,7 +145,7 @@ class Dialog(Identification):
             plan = roster.plan = Plan(self, roster)
         self._plan = plan
         self._set_rset_state()
-        self.engine = Engine(self._offer(plan.offer), lmtp=self.lmtp, limits=plan.limits, raw_verbs=plan.raw_verbs, tls=tls)
+        self.engine = Engine(self._offer(), lmtp=self.lmtp, limits=plan.limits, raw_verbs=plan.raw_verbs, tls=tls)
         self._greeted = True
         self._offer_external()
         if self.proxied is None:
@@ -155,18 +154,6 @@ class Dialog(Identification):
         if hook is None:
             return self._proxy_judged(None, MISSING)
         return self._ask("PROXY", hook, self._proxy_judged, None, self.proxied)
-
-    def _offer(self, offer: Offer) -> Offer:
-        """Return *offer* as it is for this peer."""
-        terms, session = self.roster.terms, self.session
-        assert session is not None
-        if session.peer in terms.pipelining_exempt:
-            offer = replace(offer, strict_pipelining=False)
-        if session.peer in terms.xclient:
-            offer = replace(offer, xclient=True)
-        if session.peer in terms.xforward:
-            offer = replace(offer, xforward=True)
-        return offer
 
     def _proxy_judged(self, _event: None, result: Any) -> Outcome:
         """Go on if ``handle_PROXY`` said so; without it, if the listener knows whom to trust. Else close without a word."""
@@ -192,6 +179,18 @@ class Dialog(Identification):
             return self._ask("CONNECT", hook, self._connected, None)
         self._open(self._plan.banner)
         return None
+
+    def _offer(self) -> Offer:
+        """Return what this peer is offered when its session begins, or when it turns out to be somebody else (PROXY, XCLIENT)."""
+        terms, peer = self.roster.terms, self.session.peer if self.session is not None else None
+        special = (
+            (terms.stray_allowed_from, "stray", "allow"),
+            (terms.pipelining_exempt, "strict_pipelining", False),
+            (terms.xclient, "xclient", True),
+            (terms.xforward, "xforward", True),
+        )
+        changes: dict[str, Any] = {name: value for networks, name, value in special if networks and peer in networks}
+        return replace(self._plan.offer, **changes) if changes else self._plan.offer
 
     def _offer_external(self) -> None:
         """Offer EXTERNAL to who has shown a certificate, where it is wanted."""
@@ -272,7 +271,7 @@ class Dialog(Identification):
         hook = hooks.ehlo if session.extended_smtp else hooks.helo
         if hook is None:
             session.host_name = event.hostname
-            self.mail_at = None
+            self._forget_message(before[0])
             return self.engine.default_reply(event)
 
         def settle(_event: Helo, result: Any) -> Outcome:
@@ -281,7 +280,7 @@ class Dialog(Identification):
                 self.envelope, session.extended_smtp = before
                 self.engine.grant(granted)
             else:
-                self.mail_at = None
+                self._forget_message(before[0])
                 session.host_name = session.host_name or event.hostname
                 self.engine.authenticated = self.engine.authenticated or bool(session.authenticated)  # a hook may know the peer
             return reply
@@ -331,7 +330,7 @@ class Dialog(Identification):
             envelope.smtp_utf8 = "SMTPUTF8" in parameters
             options = _options(event)
         if event.defects:
-            add_defects(envelope, event.defects)
+            self._tolerate(envelope, event.defects)
         self.mail_at = self.roster.sweep.now
         hook = self._plan.hooks.mail
         if hook is not None:
@@ -373,7 +372,7 @@ class Dialog(Identification):
         hook = self._plan.hooks.rcpt
         if hook is None:
             if event.defects:
-                add_defects(envelope, event.defects)
+                self._tolerate(envelope, event.defects)
             envelope.rcpt_tos.append(event.address)
             envelope.rcpt_options.extend(options)
             envelope.rcpt_params.append(dict(event.parameters))
@@ -391,7 +390,7 @@ class Dialog(Identification):
                 del envelope.rcpt_options[options_before:]
                 return reply
             if event.defects:
-                add_defects(envelope, event.defects)
+                self._tolerate(envelope, event.defects)
             for _ in envelope.rcpt_tos[before:]:  # a hook may make several of one
                 envelope.rcpt_params.append(dict(event.parameters))
             return reply
@@ -403,13 +402,12 @@ class Dialog(Identification):
         assert envelope is not None
         if not envelope.rcpt_tos:  # a hook said 250 and kept nobody
             return replies.SEND_RCPT
-        self.credit_s = self.roster.terms.timeouts.data_s
-        self.credited_octets = self.octets
+        self._give_credit()
         return replies.START_MAIL
 
     def _on_rset(self, event: Rset) -> Outcome:
+        self._forget_message(self.envelope)
         self._set_rset_state()
-        self.mail_at = None
         return self._simple("RSET", self._plan.hooks.rset, event)
 
     def _on_noop(self, event: Noop) -> Outcome:
@@ -464,8 +462,9 @@ class Dialog(Identification):
         speak_for(session, event.attributes)
         self._set_rset_state()
         self.mail_at = None
-        strict = self._plan.offer.strict_pipelining and session.peer not in self.roster.terms.pipelining_exempt
-        self.engine.offer = replace(self.engine.offer, strict_pipelining=strict)
+        offer = self.engine.offer  # who may speak for others is not changed by speaking for another
+        self.engine.offer = replace(self._offer(), xclient=offer.xclient, xforward=offer.xforward)
+        self._offer_external()
         self.engine.authenticated = bool(session.authenticated)
         refusal = self.peer_changed(session.peer)
         if refusal is not None:

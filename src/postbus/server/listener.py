@@ -271,6 +271,8 @@ class Listener:
             timeouts=timeouts_of(settings.timeouts),
             offer={
                 "stray": settings.stray,
+                "chunking": settings.content.chunking,
+                "binarymime": settings.content.binarymime,
                 "strict_pipelining": settings.strict_pipelining,
                 "lenient_paths": settings.lenient_paths,
                 "keywords": keywords(settings.announce, settings.parameters),
@@ -279,6 +281,7 @@ class Listener:
                 "unregistered": settings.parameters.unregistered,
                 **({"auth_tls": not settings.auth.allow_plaintext} if self._auth_parameters else {}),
             },
+            stray_allowed_from=networks_of(settings.content.stray_allowed_from),
             auth_failure_delay_s=settings.auth.failure_delay_s,
             implicit_tls=settings.tls.mode == "implicit",
             spill_folder=self._spill_folder,

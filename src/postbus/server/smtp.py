@@ -20,9 +20,15 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, cast
 
+from postbus import __version__
 from postbus.server.auth import (
+    VALID_AUTHMECH,
     AuthCallbackType,
     AuthenticatorType,
+    AuthMechanismType,
+    AuthResult,
+    LoginPassword,
+    auth_mechanism,
 )
 from postbus.server.body import Spill
 from postbus.server.connection import UPGRADE
@@ -38,6 +44,28 @@ from postbus.smtp.commands import VERBS
 from postbus.smtp.events import AuthResponse, DataStart, EndOfMessage, Mail, Rcpt, StartTls
 from postbus.smtp.replies import Reply
 
+__all__ = [
+    "BOGUS_LIMIT",
+    "CALL_LIMIT_DEFAULT",
+    "DATA_SIZE_DEFAULT",
+    "MISSING",
+    "SMTP",
+    "VALID_AUTHMECH",
+    "AuthCallbackType",
+    "AuthMechanismType",
+    "AuthResult",
+    "AuthenticatorType",
+    "Envelope",
+    "LoginPassword",
+    "Session",
+    "__ident__",
+    "__version__",
+    "auth_mechanism",
+    "make_loop",
+    "syntax",
+]
+
+__ident__ = "postbus"
 BOGUS_LIMIT = 5  # unknown verbs of a session, the one that ends it not counted
 CALL_LIMIT_DEFAULT = 20  # calls of a verb that a ``command_call_limit`` mapping does not name
 DATA_SIZE_DEFAULT = 2**25

@@ -460,6 +460,11 @@ def command_rejected(*, listener: str, code: int) -> None:
     _count("postbus_commands_rejected_total", listener, str(code))
 
 
+def defect_tolerated(*, listener: str, kind: str, count: int) -> None:
+    """A command or a message was taken though it is not as it should be, *count* times in the same way; the event says so too."""
+    _count("postbus_defects_total", listener, kind, by=count)
+
+
 def tls_started(*, listener: str, version: str) -> None:
     """A handshake succeeded."""
     _count("postbus_tls_handshakes_total", listener, version)

@@ -55,6 +55,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("postbus_tls_reloads_total", "counter", "Certificates loaded again, by outcome.", ("listener", "outcome")),
     Metric("postbus_tls_certificate_expiry_seconds", "gauge", "When the certificate in use expires, as a Unix time.", ("listener",)),
     Metric("postbus_received_octets_total", "counter", "Message octets received.", ("listener",)),
+    Metric("postbus_defects_total", "counter", "Violations tolerated in commands and content, by kind.", ("listener", "kind")),
     Metric(
         "postbus_authentications_total",
         "counter",
