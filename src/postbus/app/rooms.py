@@ -119,7 +119,7 @@ def needs_spool(settings: Settings) -> bool:
 LIVE = tuple(
     re.compile(pattern)
     for pattern in (
-        r"hostname|acceptance|drain_timeout_s|watch_interval_s",
+        r"hostname|acceptance|drain_timeout_s|watch_interval_s|hops_max|load\..*",
         r"routes(\[.*)?",
         r"sinks(\..*)?",
         r"retry\..*",

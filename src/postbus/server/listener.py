@@ -118,6 +118,11 @@ class Listener:
         return 0 if self.roster is None else len(self.roster.connections)
 
     @property
+    def clients(self) -> int:
+        """How many client networks are known: connected, or remembered for their rates."""
+        return 0 if self.roster is None else len(self.roster.clients)
+
+    @property
     def tls_context(self) -> ssl.SSLContext | None:
         """The context of handshakes that start now."""
         return self._tls_context

@@ -79,11 +79,13 @@ class Engine:
         errors: refusals since the last accepted message; accepted_recipients: in the open transaction.
         nuisances: errors and commands without mail, beyond what is usual, in the whole session: a shell that finds more than before
             answers slower.
+        last_word: the reply that hung up, if one has.
     """
 
     __slots__ = ("_auth_failures", "_body", "_chunks", "_counting", "_domains", "_ended", "_faulted", "_junk", "_limits", "_lines", "_lmtp",
                  "_mails", "_out", "_owed", "_plain_octets", "_raw_verbs", "_rows", "_signal", "_state", "_surplus", "_table", "_unknown",
-                 "accepted_recipients", "authenticated", "binarymime", "errors", "esmtp", "helo", "nuisances", "offer", "smtputf8",
+                 "accepted_recipients", "authenticated", "binarymime", "errors", "esmtp", "helo", "last_word", "nuisances", "offer",
+                 "smtputf8",
                  "tls")  # fmt: skip
 
     def __init__(
@@ -103,6 +105,7 @@ class Engine:
         self.smtputf8 = False
         self.binarymime = False
         self.errors = self.nuisances = 0
+        self.last_word: Reply | None = None
         self.accepted_recipients = 0
         self._limits = limits = limits or _DEFAULT_LIMITS
         self._counting = limits.mails > 0 or limits.recipient_domains > 0
@@ -566,6 +569,7 @@ class Engine:
                 self._enter(target)
         self._out += reply.wire
         if reply.close:
+            self.last_word = reply
             self._enter(_CLOSED)
 
     def _settle_rare(self, event: Owed, reply: Reply) -> bool:
@@ -627,6 +631,7 @@ class Engine:
     def _send(self, reply: Reply) -> None:
         self._out += reply.wire
         if reply.close:
+            self.last_word = reply
             self._enter(State.CLOSED)
 
     def _err(self) -> None:

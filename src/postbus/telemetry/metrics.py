@@ -48,6 +48,7 @@ METRICS: tuple[Metric, ...] = (
         "postbus_limits_hit_total", "counter", "Limits that sessions ran into, by limit (docs/open-internet.md).", ("listener", "limit")
     ),
     Metric("postbus_clients_known", "gauge", "Client networks connected, or remembered for their rates.", ("listener",)),
+    Metric("postbus_load_shedding", "gauge", "1 while connections are refused for want of memory or disk.", ("reason",)),
     Metric("postbus_sessions_open", "gauge", "Sessions open now.", ("listener",)),
     Metric("postbus_session_seconds", "histogram", "How long sessions lasted.", ("listener",), SESSION_SECONDS),
     Metric("postbus_commands_rejected_total", "counter", "Commands answered 4xx or 5xx, by reply code.", ("listener", "code")),
