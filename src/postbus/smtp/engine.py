@@ -26,9 +26,7 @@ from functools import lru_cache
 from postbus.smtp import exchange, replies
 from postbus.smtp.commands import FORBIDDEN, VERBS, Verb, chunk, greeting_lines, help_reply
 from postbus.smtp.content import CountBody, DotBody, SkippedChunk
-from postbus.smtp.events import (
-    AuthResponse, Bdat, Chunk, Command, EndOfMessage, Event, Helo, Help, Mail, Owed, Rcpt, Refused, Signal, Xclient,
-)  # fmt: skip
+from postbus.smtp.events import AuthResponse, Bdat, Chunk, Command, EndOfMessage, Event, Helo, Help, Mail, Owed, Rcpt, Refused, Signal
 from postbus.smtp.framing import Lines
 from postbus.smtp.parameters import is_binary
 from postbus.smtp.replies import Reply
@@ -265,7 +263,7 @@ class Engine:
             return _greeting_reply(self.offer, self._limits, tls=self.tls, extended=event.verb != "HELO")
         if isinstance(event, Help):
             return help_reply(event.arg, lmtp=self._lmtp, esmtp=self.esmtp)
-        if isinstance(event, Xclient):
+        if event.verb == "XCLIENT" and not isinstance(event, Command):
             return Reply(220, f"{self.offer.hostname} {'LMTP' if self._lmtp else 'ESMTP'}")
         return replies.UNKNOWN if isinstance(event, Command) else _DEFAULTS[event.verb]
 
