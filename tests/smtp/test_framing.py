@@ -105,3 +105,12 @@ def test_some_takes_so_many_octets_and_leaves_the_rest() -> None:
     assert b"RSET" == lines.take()
     lines.add(b"xy")
     assert (b"xy", 0, b"") == (lines.some(10), len(lines), lines.some(10))
+
+
+def test_the_head_of_a_line_outlives_its_octets() -> None:
+    """Of a line that was dropped the first octets are still known, and those of a short one anyway."""
+    lines = Lines(ENDLESS)
+    assert taken(lines, [b"NOOP x\r\n"]) == [(b"NOOP x", 8)]
+    assert lines.head(b"NOOP x", 8).startswith(b"NOOP x")
+    ((line, length),) = taken(lines, [b"BDAT 6 " + b"x" * DISCARD_AFTER_OCTETS, b"y\r\n"])
+    assert lines.head(line, length).startswith(b"BDAT 6 x")
