@@ -220,7 +220,7 @@ def _renamed_parts(octets: bytes, change: Callable[[bytes], bytes]) -> Iterator[
     """Put names into all but what a BDAT counts."""
     at = 0
     while found := _CHUNK.search(octets, at):
-        end = found.end() + int(found[1])
+        end = min(found.end() + int(found[1]), len(octets))
         yield change(octets[at : found.start()]) + octets[found.start() : end]
         at = end
     yield change(octets[at:])
