@@ -15,6 +15,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "smtp": ("postbus.server.smtp", "postbus.server.lmtp", "postbus.server.plan", "postbus.server.streaming"),
     "session": ("postbus.server.session", "postbus.server.envelope", "postbus.server.body"),
     "auth": ("postbus.server.auth",),
+    "proxy_protocol": ("postbus.server.proxy_protocol",),
     "replies": ("postbus.smtp.replies",),
     "controller": ("postbus.server.controller",),
     "listener": ("postbus.server.listener",),
@@ -88,7 +89,7 @@ def _signature(name: str, value: Any) -> str:
             continue
         if parameter.kind is parameter.KEYWORD_ONLY and not any(part.startswith("*") for part in parts):
             parts.append("*")
-        stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        stars = {"VAR_POSITIONAL": "*", "VAR_KEYWORD": "**"}.get(parameter.kind.name, "")
         annotation = "" if parameter.annotation is parameter.empty else f": {_written(parameter.annotation)}"
         default = "" if parameter.default is parameter.empty else f"{' = ' if annotation else '='}{_default(parameter.default)}"
         parts.append(f"{stars}{parameter.name}{annotation}{default}")
