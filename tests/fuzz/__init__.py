@@ -12,7 +12,7 @@ TIMES = "POSTBUS_FUZZ_TIMES"
 
 
 def bounded(examples: int, **options: Any) -> settings:
-    """Return settings for so many *examples*, the same in every run, so that a build that fails fails again; more where that is asked for."""
+    """Return settings for so many *examples*: the same in every run, so that a failure comes again; more and new ones on demand."""
     times = os.environ.get(TIMES)
     return settings(
         max_examples=examples * int(times or 1),

@@ -49,7 +49,10 @@ LINES: Mapping[str, tuple[tuple[bytes, str], ...]] = {
         (b"RCPT TO:<r..4@x>", ""), ("RCPT TO:<ü@x>".encode(), ""),
         (b"RCPT TO:<r", "501"), (b"RCPT TO:<r5@x> NOTIFY=x", "501"), (b"RCPT", "501"),
     ),
-    "DATA": ((b"text\r\n", ""), (b"", ""), (b"x" * 1200 + b"\r\n", ""), (b"stray\ntext\r\n", "550"), (b"x" * 900 + b"\r\n" + b"y" * 1200 + b"\r\n", "552")),
+    "DATA": (
+        (b"text\r\n", ""), (b"", ""), (b"x" * 1200 + b"\r\n", ""),
+        (b"stray\ntext\r\n", "550"), (b"x" * 900 + b"\r\n" + b"y" * 1200 + b"\r\n", "552"),
+    ),
     "RSET": ((b"RSET", ""), (b"RSET x", "501")),
     "NOOP": ((b"NOOP", ""), (b"NOOP x", "")),
     "VRFY": ((b"VRFY x", ""), (b"VRFY", "501")),
@@ -279,9 +282,15 @@ def steps(draw: st.DrawFn) -> Step:
     """Draw one step."""
     verb = draw(st.sampled_from(_VERBS))
     line, refusal = draw(st.sampled_from(LINES[verb]))
-    fate = draw(st.sampled_from([*_FATES, Fate.NOBODY, Fate.TWICE] if verb == "RCPT" else _FATES))
+    fate = draw(st.sampled_from([*_FATES, Fate.NOBODY, *[Fate.TWICE] * 3] if verb == "RCPT" else _FATES))
     return Step(verb, line, refusal, fate, soon=draw(st.booleans()), waits=draw(st.booleans()))
 
 
-GREETING = Step("EHLO", b"EHLO c.example", "", Fate.ACCEPT, soon=False, waits=True)
+def said(verb: str, line: int = 0, fate: Fate = Fate.ACCEPT) -> Step:
+    """Return the step that says a verb's *line*-th line, its replies awaited."""
+    octets, refusal = LINES[verb][line]
+    return Step(verb, octets, refusal, fate, soon=False, waits=True)
+
+
+GREETING = said("EHLO")
 scripts = st.lists(steps(), max_size=30).map(lambda some: [GREETING, *some])

@@ -16,8 +16,8 @@ from postbus.server import LMTP, SMTP, Listener, ListenerSettings
 from postbus.server.parameter_settings import ParameterSettings
 from postbus.server.settings import LimitSettings, TimeoutSettings
 from tests.fuzz import bounded
-from tests.server.conftest import LOOPS
-from tests.server.script import CODES, SIZE_MAX, Fate, Model, Seen, Step, scripts, seen
+from tests.server.conftest import LOOPS, Run
+from tests.server.script import CODES, GREETING, SIZE_MAX, Fate, Model, Seen, Step, said, scripts, seen
 from tests.server.test_timers import ManualClock
 from tests.server.wire import Wire, listening, roster_of, server_context, until
 
@@ -72,12 +72,16 @@ class Trickster:
         return "250 Late"
 
     def handle_EHLO(self, server: Any, session: Any, envelope: Any, hostname: str, responses: list[str]) -> Any:
+        """Greet as usual, or not."""
         return self._do("EHLO", envelope, responses)
 
     def handle_HELO(self, server: Any, session: Any, envelope: Any, hostname: str) -> Any:
+        """Greet, or not."""
         return self._do("HELO", envelope, "250 mx")
 
     def handle_MAIL(self, server: Any, session: Any, envelope: Any, address: str, options: list[str]) -> Any:
+        """Take the sender, or not; every other time the server is left to note it."""
+
         def mark(_fate: Fate) -> None:
             if len(self.calls) % 2:  # every other one leaves it to the server
                 envelope.mail_from = address
@@ -86,6 +90,8 @@ class Trickster:
         return self._do("MAIL", envelope, "250 OK", mark)
 
     def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: list[str]) -> Any:
+        """Take nobody, one or two; note them even where they are then refused."""
+
         def mark(fate: Fate) -> None:
             if fate is not Fate.NOBODY:  # also where it will refuse: that must be undone
                 envelope.rcpt_tos.extend([address] * (2 if fate is Fate.TWICE else 1))
@@ -94,15 +100,19 @@ class Trickster:
         return self._do("RCPT", envelope, "250 OK", mark)
 
     def handle_DATA(self, server: Any, session: Any, envelope: Any) -> Any:
+        """Take the message, or not."""
         return self._do("DATA", envelope, "250 OK")
 
     def handle_RSET(self, server: Any, session: Any, envelope: Any) -> Any:
+        """Agree, or not."""
         return self._do("RSET", envelope, "250 OK")
 
     def handle_NOOP(self, server: Any, session: Any, envelope: Any, arg: str | None) -> Any:
+        """Agree, or not."""
         return self._do("NOOP", envelope, "250 OK")
 
     def handle_VRFY(self, server: Any, session: Any, envelope: Any, address: str) -> Any:
+        """Agree, or not."""
         return self._do("VRFY", envelope, "250 OK")
 
 
@@ -223,11 +233,41 @@ SETTINGS = ListenerSettings(
     hostname="mx.example",
     strict_pipelining=False,
     parameters=ParameterSettings(unregistered="record"),
-    limits=LimitSettings(
-        message_max_octets=SIZE_MAX, errors_max=MANY, junk_max=MANY, unknown_max=MANY, errors_slow=MANY, junk_slow=MANY
-    ),
+    limits=LimitSettings(message_max_octets=SIZE_MAX, errors_max=MANY, junk_max=MANY, unknown_max=MANY, errors_slow=MANY, junk_slow=MANY),
     timeouts=TimeoutSettings(answer_timeout_s=ANSWER_S),
 )
+
+
+MAILED = [GREETING, said("MAIL", 2), said("RCPT", 1)]
+ANOTHER = [said("MAIL"), said("RCPT"), said("DATA")]
+ROWS = {
+    "MAIL too late": [GREETING, said("MAIL", 2, Fate.TOO_LATE), *ANOTHER],
+    "MAIL refused": [GREETING, said("MAIL", 3, Fate.NEVER), *ANOTHER],
+    "RCPT too late": [*MAILED, said("RCPT", 2, Fate.TOO_LATE), said("RCPT", 2), said("DATA"), *ANOTHER],
+    "RCPT refused": [*MAILED, said("RCPT", 2, Fate.NEVER), said("RCPT", 3, Fate.RAISE), said("DATA")],
+    "two recipients of one": [*MAILED, said("RCPT", 2, Fate.TWICE), said("RCPT"), said("DATA"), *ANOTHER],
+    "nobody kept": [GREETING, said("MAIL"), said("RCPT", 1, Fate.NOBODY), said("DATA"), said("RCPT"), said("DATA"), *ANOTHER],
+    "EHLO in between": [*MAILED, GREETING, *ANOTHER],
+    "EHLO refused in between": [*MAILED, said("EHLO", 0, Fate.NEVER), said("EHLO", 1), said("DATA"), *ANOTHER],
+    "EHLO too late": [*MAILED, said("EHLO", 0, Fate.TOO_LATE), said("DATA"), *ANOTHER],
+    "RSET": [*MAILED, said("RSET"), *ANOTHER],
+    "RSET too late": [*MAILED, said("RSET", 0, Fate.TOO_LATE), *ANOTHER],
+    "NOOP too late": [*MAILED, said("NOOP", 0, Fate.TOO_LATE), said("DATA"), *ANOTHER],
+    "DATA too late": [*MAILED, said("DATA", 0, Fate.TOO_LATE), *ANOTHER],
+    "DATA refused": [*MAILED, said("DATA", 0, Fate.NEVER), *ANOTHER],
+    "DATA failed": [*MAILED, said("DATA", 0, Fate.RAISE), *ANOTHER],
+    "stray line end": [*MAILED, said("DATA", 3), *ANOTHER],
+    "oversized": [*MAILED, said("DATA", 4), *ANOTHER],
+    "STARTTLS": [GREETING, said("MAIL", 2), said("STARTTLS"), said("RSET"), said("STARTTLS"), said("MAIL"), GREETING, *ANOTHER],
+}
+
+
+@pytest.mark.parametrize("smtp_class", [SMTP, LMTP, Overriding])
+@pytest.mark.parametrize("script", ROWS.values(), ids=ROWS)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_ends_of_transactions(script: list[Step], smtp_class: type[SMTP], seed: int, run: Run) -> None:
+    """The next transaction begins with nothing, or the same one goes on as if the failed command had not been."""
+    run(play(script, seed, smtp_class))
 
 
 @pytest.mark.parametrize(
@@ -239,7 +279,7 @@ SETTINGS = ListenerSettings(
         pytest.param("uvloop", Overriding, id="smtp on uvloop, every verb overridden"),
     ],
 )
-@bounded(60)
+@bounded(120)
 @given(script=scripts, seed=st.integers(0, 2**32))
 def test_nothing_of_a_transaction_outlives_it(loop: str, smtp_class: type[SMTP], script: list[Step], seed: int) -> None:
     """Each hook sees what belongs to its own transaction, whatever became of those before: refused, failed, too late, reset, oversized."""
