@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OWNERS = {
     "aiohttp": "postbus.sinks.webhook",
     "aiokafka": "postbus.sinks.kafka",
+    "argon2": "postbus.server.users",
     "fast_mail_parser": "postbus.event.mime",
     "fastapi": "postbus.sidecar",
     "httpx": "postbus.sinks.webhook",

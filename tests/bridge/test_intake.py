@@ -116,6 +116,7 @@ class Bench:
         self.handler = PublishingHandler(
             route=router.match,
             all_spool=lambda: self.all_spool,
+            hops_max=lambda: 100,
             terms=Terms("//mx.test/postbus", hold_timeout_s=5, in_flight_max_octets=in_flight_max_octets),
             courier=self.courier,
             keeper=self.keeper,
@@ -479,6 +480,17 @@ RECEIVED = b"Received: from a by b;\r\n\tThu, 1 Jan 2026 00:00:00 +0000\r\n"
 def test_hops_are_received_fields(head: bytes, expected: int) -> None:
     """Only fields of the header block count."""
     assert expected == intake.hops(head + b"text\r\n")
+
+
+@pytest.mark.parametrize("field_octets", [10, 1000, 5000], ids=["in one read", "in some reads", "beyond what is looked at"])
+def test_of_a_spilled_message_only_the_header_block_is_read(field_octets: int, tmp_path: Path) -> None:
+    """And no more than a bound of it."""
+    path = tmp_path / "spilled"
+    field = b"Received: " + b"x" * field_octets + b"\r\n"
+    path.write_bytes(field * 100 + b"\r\n" + b"Received: text\r\n" * 100_000)
+    head = intake._beginning(path)
+    assert len(head) <= min(len(field) * 100 + 2 + intake.HEAD_STEP_OCTETS, intake.HEAD_MAX_OCTETS)
+    assert intake.hops(head) == min(100, intake.HEAD_MAX_OCTETS // len(field) + 1)
 
 
 @pytest.mark.parametrize(("count", "code"), [(100, 250), (101, 554)])

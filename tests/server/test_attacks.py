@@ -16,7 +16,8 @@ from postbus.selftest.target import Target
 from postbus.selftest.vectors import Row, rows
 from postbus.selftest.verdict import Verdict, differences, judge
 from postbus.selftest.wire import Address
-from postbus.server import Envelope, Listener, ListenerSettings
+from postbus.server import AuthResult, Envelope, Listener, ListenerSettings, LoginPassword
+from postbus.server.networks import Networks
 from postbus.server.settings import TlsSettings
 from postbus.smtp import Limits
 from tests.server.conftest import Run
@@ -54,6 +55,11 @@ class Hesitant(Keeper):
         await until(lambda: server.octets)
 
 
+async def know(server: Any, session: Any, envelope: Any, mechanism: str, auth_data: Any) -> AuthResult:
+    """Know the table's one user."""
+    return AuthResult(success=auth_data == LoginPassword(b"test", b"1234"), handled=False, auth_data=auth_data)
+
+
 @asynccontextmanager
 async def served(row: Row, *, implicit: bool) -> AsyncIterator[tuple[Listener, Keeper]]:
     """Run a listener as *row* asks."""
@@ -62,10 +68,12 @@ async def served(row: Row, *, implicit: bool) -> AsyncIterator[tuple[Listener, K
     handler = (Hesitant if row.early else Keeper)(tuple(offer.pop("refuses", ())))
     tls = TlsSettings.model_construct(mode="implicit" if implicit else "none")
     settings = ListenerSettings.model_construct(address="127.0.0.1:0", hostname="mx.example", tls=tls)
-    async with listening(handler, settings, tls_context=server_context()) as listener:
+    options = {"authenticator": know} if offer.get("auth") else {}
+    async with listening(handler, settings, tls_context=server_context(), **options) as listener:
         roster = roster_of(listener)
+        spared = Networks(tuple(offer.pop("stray_allowed_from", ())))
         offer = {"starttls": False, **offer}
-        roster.terms = replace(roster.terms, offer=offer, limits=limits)
+        roster.terms = replace(roster.terms, offer=offer, limits=limits, stray_allowed_from=spared, auth_failure_delay_s=0.0)
         if row.protocol == "lmtp":
             from postbus.server import LMTP
 

@@ -6,13 +6,33 @@ verbs to answer otherwise. ``ARRIVALS`` are the ways the same octets may arrive;
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from postbus.smtp import Chunk, EndOfMessage, Engine, Event, Limits, Offer, Owed, Rcpt, Refused, Reply, Signal, StartTls
+from postbus.smtp import (
+    Auth,
+    AuthResponse,
+    Bdat,
+    Chunk,
+    EndOfMessage,
+    Engine,
+    Event,
+    Limits,
+    Offer,
+    Owed,
+    Rcpt,
+    Refused,
+    Reply,
+    Signal,
+    StartTls,
+)
+from postbus.smtp import replies as words
 
 BANNER = Reply(220, "mx.test ESMTP")
 OFFER = Offer("mx.test")
+CHALLENGES: Mapping[str, Sequence[bytes]] = {"PLAIN": [b""], "LOGIN": [b"User Name\0", b"Password\0"]}
+MALFORMED = Reply(501, "Not of the mechanism's form", "5.5.2")
 
 
 @dataclass(frozen=True)
@@ -47,6 +67,8 @@ class Driver:
         self.sent = b""
         self._pieces: list[bytes] = []
         self._owed: Owed | None = None
+        self._mechanism = ""
+        self._said: list[bytes] = []
         if greeted:
             self.engine.open(BANNER)
             self.engine.bytes_to_send()
@@ -91,7 +113,7 @@ class Driver:
             self.events.append(event)
             if isinstance(event, Chunk):
                 self._pieces.append(event.octets)
-            elif isinstance(event, EndOfMessage) and event.refusal is not None:
+            elif isinstance(event, EndOfMessage | AuthResponse) and event.refusal is not None:
                 self._pieces = []
             elif not isinstance(event, Refused):
                 self._owed = event
@@ -103,13 +125,33 @@ class Driver:
         if reply is None:
             refused = isinstance(event, Rcpt) and event.address in self.policy.refuses
             reply = Reply(550, "No such user", "5.1.1") if refused else self.engine.default_reply(event)
+            if isinstance(event, Auth | AuthResponse):
+                reply = self.identify(event)
         self.engine.answer(reply)
         if isinstance(event, EndOfMessage):
             if isinstance(reply, Reply) and reply.code < 300:
                 self.accepted.append(b"".join(self._pieces))
             self._pieces = []
+        elif not self.engine.in_transaction:  # RSET or a greeting between chunks
+            self._pieces = []
         if isinstance(event, StartTls) and self.engine.next_event() is Signal.PAUSED:
             self.engine.tls_started()
+
+    def identify(self, event: Auth | AuthResponse) -> Reply:
+        """Return the next challenge, or the verdict on the one user there is: ``test`` with the password ``1234``."""
+        if isinstance(event, Auth):
+            self._mechanism, self._said = event.mechanism, []
+            said = event.initial
+        else:
+            said = event.octets
+        self._said += [] if said is None else [said]
+        challenges = CHALLENGES[self._mechanism]
+        if len(self._said) < len(challenges):
+            return Reply(334, b64encode(challenges[len(self._said)]).decode())
+        parts = self._said if self._mechanism == "LOGIN" else self._said[0].split(b"\0")
+        if len(parts) + (self._mechanism == "LOGIN") != 3 or not all(parts[-2:]):
+            return MALFORMED
+        return words.AUTHENTICATED if parts[-2:] == [b"test", b"1234"] and parts[0] in {b"", b"test"} else words.AUTH_FAILED
 
 
 def codes(replies: bytes) -> list[str]:
@@ -131,6 +173,9 @@ def normal(events: Sequence[Event]) -> list[Event]:
     for event in events:
         if isinstance(event, Chunk):
             pieces.append(event.octets)
+            continue
+        if isinstance(event, Bdat):  # the next chunk of the same message
+            result.append(event)
             continue
         if isinstance(event, EndOfMessage) and event.refusal is None:
             result.append(Chunk(b"".join(pieces)))

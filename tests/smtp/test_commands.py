@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from postbus.smtp import DataStart, Expn, Helo, Help, Mail, Noop, Offer, Quit, Rcpt, Reply, Rset, StartTls, Vrfy, replies
+from postbus.smtp import Bdat, DataStart, Expn, Helo, Help, Mail, Noop, Offer, Quit, Rcpt, Reply, Rset, StartTls, Vrfy, replies
 from postbus.smtp.commands import FORBIDDEN, SYNTAX, VERBS, greeting_lines, help_reply, limits_line
 from postbus.smtp.events import Owed
 from postbus.smtp.parameters import MAIL as MAIL_PARAMETERS
@@ -23,7 +23,9 @@ class Session:
     offer: Offer = OFFER
     esmtp: bool = True
     tls: bool = False
+    authenticated: bool = False
     smtputf8: bool = False
+    binarymime: bool = False
 
 
 PLAIN = Session()
@@ -33,6 +35,9 @@ ENCRYPTED = Session(Offer("mx.test", starttls=True), tls=True)
 AFTER_HELO = Session(Offer("mx.test", starttls=True), esmtp=False)
 LENIENT = Session(Offer("mx.test", lenient_paths=True))
 NO_UTF8 = Session(Offer("mx.test", smtputf8=False))
+BINARY = Session(binarymime=True)
+UNCHUNKED = Session(Offer("mx.test", chunking=False))
+NO_BINARY = Session(Offer("mx.test", binarymime=False))
 UNLIMITED = Session(Offer("mx.test", size_octets=None))
 MORE = Session(Offer("mx.test", keywords=("FUTURERELEASE 100 x", "XFOO bar")))
 RECORDING = Session(Offer("mx.test", unregistered="record"))
@@ -91,6 +96,18 @@ RECORDING = Session(Offer("mx.test", unregistered="record"))
         ("RCPT", "FROM:<a@b>", PLAIN, SYNTAX["RCPT"]),
         ("DATA", None, PLAIN, DataStart()),
         ("DATA", "x", PLAIN, SYNTAX["DATA"]),
+        ("DATA", None, BINARY, replies.BINARY_NEEDS_BDAT),
+        ("BDAT", "0", PLAIN, Bdat(0, last=False)),
+        ("BDAT", "0 LAST", PLAIN, Bdat(0, last=True)),
+        ("BDAT", "086  last", PLAIN, Bdat(86, last=True)),
+        ("BDAT", "9" * 19, PLAIN, Bdat(10**19 - 1, last=False)),
+        *[("BDAT", arg, PLAIN, replies.BAD_CHUNK) for arg in
+          (None, "x", "-1", "+1", "1 FIRST", "1 LAST x", "1LAST", "LAST", "0x10", "1.0", "9" * 20, "\u0661")],
+        ("BDAT", "1", UNCHUNKED, replies.NO_BDAT),
+        ("BDAT", "x", UNCHUNKED, replies.NO_BDAT),
+        ("MAIL", "FROM:<a@b> BODY=binarymime", PLAIN, Mail("a@b", {"BODY": "binarymime"}, {})),
+        ("MAIL", "FROM:<a@b> BODY=BINARYMIME", UNCHUNKED, replies.BAD_PARAMETER),
+        ("MAIL", "FROM:<a@b> BODY=BINARYMIME", NO_BINARY, replies.BAD_PARAMETER),
         ("RSET", None, PLAIN, Rset()),
         ("QUIT", None, PLAIN, Quit()),
         ("NOOP", None, PLAIN, Noop(None)),
@@ -130,7 +147,7 @@ def test_the_short_way_leads_to_the_same_place(verb: str, keyword: str, path: st
 
 def test_pipelining_column_is_rfc_2920() -> None:
     """The verbs that end a group are RFC 2920 s3.1's, those of its extensions, and no other."""
-    assert {"HELO", "EHLO", "LHLO", "DATA", "NOOP", "QUIT", "VRFY", "EXPN", "STARTTLS"} == {
+    assert {"HELO", "EHLO", "LHLO", "DATA", "NOOP", "QUIT", "VRFY", "EXPN", "STARTTLS", "AUTH"} == {
         name for name, row in VERBS.items() if row.ends_group
     }
 
@@ -140,9 +157,14 @@ def test_before_tls_column_is_rfc_3207() -> None:
     assert {"NOOP", "EHLO", "LHLO", "STARTTLS", "QUIT"} == {name for name, row in VERBS.items() if row.before_tls}
 
 
+def test_before_auth_column_is_rfc_4954() -> None:
+    """AUTH, EHLO, HELO, NOOP, RSET and QUIT pass before authentication (RFC 4954 s6); so does what makes it possible."""
+    assert {"AUTH", "HELO", "EHLO", "LHLO", "NOOP", "RSET", "QUIT", "STARTTLS"} == {name for name, row in VERBS.items() if row.before_auth}
+
+
 def test_junk_column_spares_what_moves_mail() -> None:
     """A client that sends nothing but mail never runs out of budget."""
-    assert {"MAIL", "RCPT", "DATA", "QUIT"} == {name for name, row in VERBS.items() if not row.junk}
+    assert {"MAIL", "RCPT", "DATA", "BDAT", "QUIT"} == {name for name, row in VERBS.items() if not row.junk}
 
 
 def test_the_tables_do_not_overlap() -> None:
@@ -168,6 +190,8 @@ def test_greeting_lines() -> None:
         "SIZE 10",
         "8BITMIME",
         "SMTPUTF8",
+        "CHUNKING",
+        "BINARYMIME",
         "ENHANCEDSTATUSCODES",
         "STARTTLS",
         "LIMITS RCPTMAX=1000",
@@ -181,6 +205,7 @@ def test_greeting_lines() -> None:
         full,
         size_octets=None,
         smtputf8=False,
+        chunking=False,
         eightbitmime=False,
         pipelining=False,
         enhanced=False,

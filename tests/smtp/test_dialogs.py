@@ -1,8 +1,8 @@
 """The transcripts of ``tests/dialogs``, to the letter, however the client's octets arrive.
 
-A line of a transcript: ``#`` says what it shows; ``!`` sets a field of Offer or of Limits (``limits.errors 3``), ``lmtp``,
-``refuse`` an address, or ``wait`` (the client must await its replies); ``c -> `` is sent with CRLF, ``c => `` with only its escapes;
-``s <- `` is a line the server sends; ``m <- `` a message it took; ``s closes``.
+A line of a transcript: ``#`` says what it shows; ``!`` sets a field of Offer (``auth`` to several words) or of Limits (``limits.errors
+3``), ``lmtp``, ``plaintext`` (AUTH without TLS), ``refuse`` an address, or ``wait`` (the client must await its replies); ``c -> `` is
+sent with CRLF, ``c => `` with only its escapes; ``s <- `` is a line the server sends; ``m <- `` a message it took; ``s closes``.
 """
 
 from __future__ import annotations
@@ -73,6 +73,10 @@ def direct(dialog: Dialog, line: str) -> None:
     value: Any = int(text) if text.isdigit() else text or True
     if name in ("lmtp", "wait"):
         setattr(dialog, name, True)
+    elif name == "plaintext":
+        dialog.offer = replace(dialog.offer, auth_tls=False)
+    elif name == "auth":
+        dialog.offer = replace(dialog.offer, auth=tuple(text.split()))
     elif name == "refuse":
         dialog.refuses |= {text}
     elif name.startswith("limits."):

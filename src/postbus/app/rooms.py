@@ -119,7 +119,7 @@ def needs_spool(settings: Settings) -> bool:
 LIVE = tuple(
     re.compile(pattern)
     for pattern in (
-        r"hostname|acceptance|drain_timeout_s|watch_interval_s",
+        r"hostname|acceptance|drain_timeout_s|watch_interval_s|hops_max|load\..*",
         r"routes(\[.*)?",
         r"sinks(\..*)?",
         r"retry\..*",
@@ -127,7 +127,7 @@ LIVE = tuple(
         r"telemetry\.(log_level|log_format|log_addresses)",
         r"sidecar\.loop_lag_max_s",
         r"listeners\.\w+\.(hostname|ident|smtputf8|stray|strict_pipelining|lenient_paths|announce|spill_threshold_octets)(\[.*)?",
-        r"listeners\.\w+\.(limits|timeouts|parameters|clients)\..*",
+        r"listeners\.\w+\.(clients|content|limits|parameters|timeouts)\..*",
         r"listeners\.\w+\.tls\.(certificate|key|client_ca)",
     )
 )

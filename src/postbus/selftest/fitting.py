@@ -66,7 +66,14 @@ def _tls_first(known: Known, wanted: Any) -> str:
     return "" if known.tls_first == bool(wanted) else "for a server that wants TLS first" if wanted else "it wants TLS first"
 
 
+def _auth(known: Known, wanted: Any) -> str:
+    if wanted:
+        return f"for a server that offers AUTH {' '.join(wanted)} to a user it knows"
+    return "it announces AUTH" if "AUTH" in known.keywords else ""
+
+
 SHOWN: Mapping[str, Callable[[Known, Any], str]] = {
+    "auth": _auth,
     "starttls": _offers("STARTTLS"),
     "smtputf8": _offers("SMTPUTF8"),
     "chunking": _offers("CHUNKING"),
@@ -102,9 +109,10 @@ def unfit(row: Row, known: Known, names: Names) -> str:
 
 
 def about_plain(row: Row) -> bool:
-    """Return whether *row* means something in plain text only: it is about STARTTLS, a ClientHello, or octets before the banner."""
+    """Return whether *row* means something in plain text only: STARTTLS, a ClientHello, octets before the banner, AUTH in want of TLS."""
     sent = said(row)
-    return b"STARTTLS" in sent or b"\x16\x03" in sent or row.early or "require_tls" in row.server or bool(row.server.get("requiretls"))
+    wanting = any(row.server.get(setting) for setting in ("auth_tls", "requiretls"))
+    return b"STARTTLS" in sent or b"\x16\x03" in sent or row.early or wanting or "require_tls" in row.server
 
 
 def said(row: Row) -> bytes:

@@ -5,6 +5,7 @@ The vocabulary is that of aiosmtpd 1.4: a handler written for it runs after chan
 
 from __future__ import annotations
 
+from postbus.server.auth import AuthResult, BearerToken, ClientCertificate, LoginPassword, auth_mechanism
 from postbus.server.body import Body
 from postbus.server.controller import Controller, UnixSocketController
 from postbus.server.envelope import Envelope
@@ -22,15 +23,20 @@ __all__ = [
     "LMTP",
     "MISSING",
     "SMTP",
+    "AuthResult",
+    "BearerToken",
     "Body",
+    "ClientCertificate",
     "Controller",
     "Envelope",
     "Listener",
     "ListenerSettings",
+    "LoginPassword",
     "Reply",
     "Session",
     "Tls",
     "TlsUnusable",
     "UnixSocketController",
+    "auth_mechanism",
     "syntax",
 ]

@@ -93,9 +93,9 @@ class Asking(Connection):
             self.roster.spawn(finish())
 
     def _log_fault(self, name: str, error: Exception) -> None:
-        telemetry.hook_failed(
-            hook=name, session=self._session_id, error=type(error).__name__, traceback="".join(traceback.format_exception(error))
-        )
+        secret = name.startswith("auth_")  # its words may quote credentials
+        told = traceback.format_tb(error.__traceback__) if secret else traceback.format_exception(error)
+        telemetry.hook_failed(hook=name, session=self._session_id, error=type(error).__name__, traceback="".join(told))
 
     @property
     def _session_id(self) -> str:

@@ -1,7 +1,7 @@
 """What each event of the engine leads to: hooks asked, transactions kept, methods called.
 
-A server class has five floors, each a class that derives from the one below: ``Connection`` (bytes and tasks), ``Asking`` (hooks),
-``Content`` (what comes behind DATA), ``Dialog`` (every other event), ``SMTP`` (what subclasses see).
+A server class has six floors, each a class that derives from the one below: ``Connection`` (bytes and tasks), ``Asking`` (hooks),
+``Content`` (what comes behind DATA), ``Identification`` (AUTH), ``Dialog`` (every other event), ``SMTP`` (what subclasses see).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 from postbus import telemetry
 from postbus.server import limits
 from postbus.server.connection import UPGRADE
-from postbus.server.content import Content, add_defects
 from postbus.server.hooks import MISSING, Hook, Misanswered, ehlo_reply
+from postbus.server.identification import Identification
 from postbus.server.outcome import Answer, Outcome, Pending
 from postbus.server.plan import Plan, key_of
 from postbus.server.pressure import lowered
@@ -41,13 +41,14 @@ from postbus.smtp.events import (
 )
 from postbus.smtp.replies import Reply
 from postbus.smtp.states import State
+from postbus.smtp.terms import Offer
 
 NULL_SENDER = "<>"  # what aiosmtpd's handlers see for the null reverse-path
 
 INSECURE = Reply(554, "Command refused due to lack of security", "5.7.0")  # RFC 3207 s4.1
 
 
-class Dialog(Content):
+class Dialog(Identification):
     """The events of one session, and what is done about them. Attributes without a word here are ``SMTP``'s parameters."""
 
     __slots__ = (
@@ -103,6 +104,7 @@ class Dialog(Content):
         if implicit:
             return self._greet(tls=True)
         self.engine.tls_started()
+        self._offer_external()
         self._set_rset_state()
         hook = self._plan.hooks.starttls
         return None if hook is None else self._ask("STARTTLS", hook, self._tls_judged, None)
@@ -133,11 +135,9 @@ class Dialog(Content):
             plan = roster.plan = Plan(self, roster)
         self._plan = plan
         self._set_rset_state()
-        offer = plan.offer
-        if self.session is not None and self.session.peer in roster.terms.pipelining_exempt:
-            offer = replace(offer, strict_pipelining=False)
-        self.engine = Engine(offer, lmtp=self.lmtp, limits=plan.limits, raw_verbs=plan.raw_verbs, tls=tls)
+        self.engine = Engine(self._offer(), lmtp=self.lmtp, limits=plan.limits, raw_verbs=plan.raw_verbs, tls=tls)
         self._greeted = True
+        self._offer_external()
         delay_s = roster.terms.timeouts.greet_delay_s
         if delay_s and self.client is not None:
             self.hold(delay_s)
@@ -151,6 +151,25 @@ class Dialog(Content):
             return self._ask("CONNECT", hook, self._connected, None)
         self._open(self._plan.banner)
         return None
+
+    def _offer(self) -> Offer:
+        """Return what this peer is offered when its session begins, or when it turns out to be somebody else (PROXY, XCLIENT)."""
+        offer, terms = self._plan.offer, self.roster.terms
+        if not (terms.stray_allowed_from or terms.pipelining_exempt) or self.session is None:
+            return offer
+        spared: dict[str, Any] = {}
+        if self.session.peer in terms.stray_allowed_from:
+            spared["stray"] = "allow"
+        if self.session.peer in terms.pipelining_exempt:
+            spared["strict_pipelining"] = False
+        return replace(offer, **spared) if spared else offer
+
+    def _offer_external(self) -> None:
+        """Offer EXTERNAL to who has shown a certificate, where it is wanted."""
+        session = self.session
+        if self._plan.external and session is not None and session.tls is not None and session.tls.client_cert_subject is not None:
+            offer = self.engine.offer
+            self.engine.offer = replace(offer, auth=tuple(sorted({*offer.auth, "EXTERNAL"})))
 
     def _open(self, banner: Reply) -> None:
         """Say *banner*, unless the peer has talked before it."""
@@ -180,6 +199,7 @@ class Dialog(Content):
             peer=str(session.peer[0] if isinstance(session.peer, tuple) else session.peer),
             helo=session.host_name,
             tls=None if session.tls is None else session.tls.version,
+            auth=session.auth_mechanism,
             accepted=self.messages_accepted,
             refused=self.messages_refused,
             recipients=self.recipients,
@@ -220,7 +240,7 @@ class Dialog(Content):
         hook = hooks.ehlo if session.extended_smtp else hooks.helo
         if hook is None:
             session.host_name = event.hostname
-            self.mail_at = None
+            self._forget_message(before[0])
             return self.engine.default_reply(event)
 
         def settle(_event: Helo, result: Any) -> Outcome:
@@ -229,8 +249,9 @@ class Dialog(Content):
                 self.envelope, session.extended_smtp = before
                 self.engine.grant(granted)
             else:
-                self.mail_at = None
+                self._forget_message(before[0])
                 session.host_name = session.host_name or event.hostname
+                self.engine.authenticated = self.engine.authenticated or bool(session.authenticated)  # a hook may know the peer
             return reply
 
         if hooks.ehlo_has_responses and session.extended_smtp:
@@ -278,7 +299,7 @@ class Dialog(Content):
             envelope.smtp_utf8 = "SMTPUTF8" in parameters
             options = _options(event)
         if event.defects:
-            add_defects(envelope, event.defects)
+            self._tolerate(envelope, event.defects)
         self.mail_at = self.roster.sweep.now
         hook = self._plan.hooks.mail
         if hook is not None:
@@ -320,7 +341,7 @@ class Dialog(Content):
         hook = self._plan.hooks.rcpt
         if hook is None:
             if event.defects:
-                add_defects(envelope, event.defects)
+                self._tolerate(envelope, event.defects)
             envelope.rcpt_tos.append(event.address)
             envelope.rcpt_options.extend(options)
             envelope.rcpt_params.append(dict(event.parameters))
@@ -338,7 +359,7 @@ class Dialog(Content):
                 del envelope.rcpt_options[options_before:]
                 return reply
             if event.defects:
-                add_defects(envelope, event.defects)
+                self._tolerate(envelope, event.defects)
             for _ in envelope.rcpt_tos[before:]:  # a hook may make several of one
                 envelope.rcpt_params.append(dict(event.parameters))
             return reply
@@ -350,13 +371,12 @@ class Dialog(Content):
         assert envelope is not None
         if not envelope.rcpt_tos:  # a hook said 250 and kept nobody
             return replies.SEND_RCPT
-        self.credit_s = self.roster.terms.timeouts.data_s
-        self.credited_octets = self.octets
+        self._give_credit()
         return replies.START_MAIL
 
     def _on_rset(self, event: Rset) -> Outcome:
+        self._forget_message(self.envelope)
         self._set_rset_state()
-        self.mail_at = None
         return self._simple("RSET", self._plan.hooks.rset, event)
 
     def _on_noop(self, event: Noop) -> Outcome:
@@ -464,7 +484,7 @@ class Dialog(Content):
         self._set_post_data_state()
 
     acts: ClassVar[Mapping[type[Any], Callable[[Any, Any], Outcome]]] = {
-        **Content.acts,
+        **Identification.acts,
         Helo: _on_helo,
         Mail: _on_mail,
         Rcpt: _on_rcpt,

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from postbus import telemetry
+from postbus.server import users
+from postbus.server.auth import AuthenticatorType
 from postbus.server.clients import Client
 from postbus.server.hooks import Hooks
 from postbus.server.lmtp import LMTP
@@ -25,6 +27,7 @@ from postbus.server.settings import ListenerSettings, TimeoutSettings, TlsSettin
 from postbus.server.smtp import SMTP
 from postbus.server.timers import Timeouts
 from postbus.server.tls import SHUTDOWN_TIMEOUT_S, TlsUnusable, server_context
+from postbus.server.users import Passwords
 from postbus.smtp.replies import Reply
 from postbus.smtp.terms import Limits
 
@@ -58,6 +61,7 @@ class Listener:
         requiretls: Callable[[], bool] | None = None,
         load: Callable[[], float] | None = None,
         tls_context: ssl.SSLContext | None = None,
+        authenticator: AuthenticatorType | None = None,
         sweep_interval_s: float = 1.0,
         clock: Callable[[], float] | None = None,
     ) -> None:
@@ -75,6 +79,7 @@ class Listener:
             requiretls: asked whether what is taken travels on by TLS alone now, so that REQUIRETLS may be offered; None: it does not.
             load: asked how near we are to taking nothing more, 0 to 1; the limits told at EHLO follow from it.
             tls_context: instead of the certificate of the settings.
+            authenticator: instead of the user file of the settings.
             sweep_interval_s: how often deadlines are looked at.
             clock: seconds, instead of the loop's, for tests.
         """
@@ -93,6 +98,9 @@ class Listener:
         self._requiretls = requiretls
         self._load = load
         self._tls_context = tls_context
+        self._passwords = Passwords(None)
+        self._authenticator = authenticator
+        self._auth_parameters: dict[str, Any] = {}
         self._sweep_interval_s = sweep_interval_s
         self._clock = clock
         self._server: asyncio.Server | None = None
@@ -106,6 +114,11 @@ class Listener:
     def sessions(self) -> int:
         """How many sessions are open."""
         return 0 if self.roster is None else len(self.roster.connections)
+
+    @property
+    def clients(self) -> int:
+        """How many client networks are known: connected, or remembered for their rates."""
+        return 0 if self.roster is None else len(self.roster.clients)
 
     @property
     def tls_context(self) -> ssl.SSLContext | None:
@@ -125,11 +138,14 @@ class Listener:
         Raises:
             OSError: the address cannot be bound.
             TlsUnusable: certificate and key cannot be used.
+            UsersUnusable: the user file cannot be used.
         """
         loop = asyncio.get_running_loop()
         given = self._tls_context is not None or self.settings.tls.mode == "none"
         context = self._tls_context if given else _context_of(self.settings.tls)
         self._tls_context = context
+        if self.settings.auth.users is not None:
+            self.admit_users(await asyncio.to_thread(users.read, self.settings.auth.users))
         self.roster = Roster(loop, self._terms(), interval_s=self._sweep_interval_s, clock=self._clock)
         self.roster.tls_context = context
         address = address_of(self.settings.address)
@@ -179,6 +195,7 @@ class Listener:
         self.addresses = []
 
     async def _closed(self) -> None:
+        self._passwords.close()
         while self._watches:
             self._watches.pop()()
         accepting, self._accepting = self._accepting, None
@@ -207,17 +224,29 @@ class Listener:
             self.roster.tls_context = context
         telemetry.tls_reloaded(listener=self.name, outcome="done", error=None)
 
-    def reconfigure(self, settings: ListenerSettings, *, tls_context: ssl.SSLContext | None = None) -> None:
+    def admit_users(self, known: users.Users | None) -> None:
+        """Let *known* log in from now on, and nobody else; who has authenticated before stays."""
+        self._passwords.users = known
+        if known is not None:
+            telemetry.users_loaded(listener=self.name, users=len(known))
+
+    def reconfigure(
+        self, settings: ListenerSettings, *, tls_context: ssl.SSLContext | None = None, known: users.Users | None = None
+    ) -> None:
         """Grant what *settings* say to connections from now on: limits, timers, offers, certificates. What was bound stays as it is.
 
-        With a *tls_context* (made of *settings*' files) nothing is read and nothing can fail.
+        With a *tls_context* (made of *settings*' files) and the users *known* to their file nothing is read and nothing can fail.
 
         Raises:
             TlsUnusable: the certificate's files cannot be used; nothing has changed.
+            UsersUnusable: the user file cannot be used; nothing has changed.
         """
+        if known is None and settings.auth.users is not None:
+            known = users.read(settings.auth.users)
         self.reload(settings.tls, tls_context=tls_context)
         bound = {name: getattr(self.settings, name) for name in ("address", "protocol", "backlog", "socket_mode")}
         self.settings = settings.model_copy(update=bound)
+        self.admit_users(known)
         if self.roster is not None:
             self.roster.grant(self._terms())
 
@@ -225,6 +254,7 @@ class Listener:
 
     def _terms(self) -> Terms:
         settings, limits = self.settings, self.settings.limits
+        self._auth_parameters = self._authentication()
         return Terms(
             name=self.name,
             connections_max=connections_within(limits.connections_max, resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
@@ -236,6 +266,7 @@ class Listener:
                 errors=limits.errors_max,
                 junk=limits.junk_max,
                 unknown=limits.unknown_max,
+                auth_failures=settings.auth.failures_max,
                 errors_slow=limits.errors_slow,
                 junk_slow=limits.junk_slow,
                 text_line_octets=limits.line_max_octets,
@@ -243,13 +274,18 @@ class Listener:
             timeouts=timeouts_of(settings.timeouts),
             offer={
                 "stray": settings.stray,
+                "chunking": settings.content.chunking,
+                "binarymime": settings.content.binarymime,
                 "strict_pipelining": settings.strict_pipelining,
                 "lenient_paths": settings.lenient_paths,
                 "keywords": keywords(settings.announce, settings.parameters),
                 "limits": True,
                 "deliverby_min_s": settings.parameters.deliverby_min_s if "DELIVERBY" in settings.announce else 0,
                 "unregistered": settings.parameters.unregistered,
+                **({"auth_tls": not settings.auth.allow_plaintext} if self._auth_parameters else {}),
             },
+            stray_allowed_from=networks_of(settings.content.stray_allowed_from),
+            auth_failure_delay_s=settings.auth.failure_delay_s,
             implicit_tls=settings.tls.mode == "implicit",
             spill_folder=self._spill_folder,
             spill_threshold_octets=settings.spill_threshold_octets,
@@ -260,6 +296,20 @@ class Listener:
             requiretls=self._requiretls,
             load=self._load,
         )
+
+    def _authentication(self) -> dict[str, Any]:
+        """Return what AUTH adds to the parameters of ``SMTP``; nothing where there is none, since a class need not know of it."""
+        auth = self.settings.auth
+        mechanisms = auth.offered(certificates=self.settings.tls.client_ca is not None)
+        if self._authenticator is not None:
+            mechanisms = auth.mechanisms
+        if self._factory is not None or not (mechanisms or auth.required):
+            return {}
+        return {
+            "authenticator": self._authenticator or self._passwords,
+            "auth_mechanisms": mechanisms,
+            "auth_required": auth.required,
+        }
 
     def _make(self, client: Client | None = None) -> SMTP:
         """Return the protocol of one new connection; *client*: whom it has been counted for."""
@@ -277,6 +327,7 @@ class Listener:
                 tls_context=self._tls_context,
                 require_starttls=settings.tls.mode == "require",
                 loop=self.roster.loop,
+                **self._auth_parameters,
             )
         server.join(self.roster)
         server.client = client
@@ -423,7 +474,7 @@ def timeouts_of(settings: TimeoutSettings) -> Timeouts:
 
 def _context_of(tls: TlsSettings) -> ssl.SSLContext:
     assert tls.certificate is not None  # the settings say so
-    return server_context(tls.certificate, tls.key, tls.client_ca)
+    return server_context(tls.certificate, tls.key, tls.client_ca, client_required=tls.client_certificate == "required")
 
 
 def _shown(name: tuple[Any, ...]) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from postbus.server.auth import methods_of, offered
 from postbus.server.hooks import Hooks
 from postbus.smtp.replies import Reply
 from postbus.smtp.terms import Limits, Offer
@@ -51,15 +52,21 @@ class Plan:
         hooks: the handler's.
         methods: name of verb to name of method, of every raw verb.
         raw_verbs: the same names, as the engine takes them.
-        offer: for connections as they begin.
+        offer: for connections as they begin. BDAT only where DATA has no method: it would go round that.
         banner: greeting of the usual kind.
         limits: of the engine; the class' own bounds included.
-        pushes, checks_helo: ``push`` or ``check_helo_needed`` is overridden: every verb is raw, to go through it.
+        external: who has shown a certificate is offered EXTERNAL too.
+        mechanisms: of AUTH, by name: whose method it is (``server`` or ``handler``), and its name.
+        pushes, checks_helo, checks_auth: ``push``, ``check_helo_needed`` or ``check_auth_needed`` is overridden: every verb is raw, to go
+            through it.
         counts: ``command_call_limit`` is set: every verb is raw, to be counted.
         explains: somebody overrides ``handle_exception`` or hooks it.
     """
 
-    __slots__ = ("banner", "checks_helo", "counts", "explains", "hooks", "key", "limits", "methods", "offer", "pushes", "raw_verbs")
+    __slots__ = (
+        "banner", "checks_auth", "checks_helo", "counts", "explains", "external", "hooks", "key", "limits", "mechanisms", "methods",
+        "offer", "pushes", "raw_verbs",
+    )  # fmt: skip
 
     def __init__(self, server: Dialog, roster: Roster) -> None:
         self.key = key_of(server, roster)
@@ -68,8 +75,9 @@ class Plan:
         self.pushes = not is_stock(smtp_class, "push")
         self.checks_helo = not is_stock(smtp_class, "check_helo_needed")
         self.counts = server._call_limits is not None  # noqa: SLF001 - a floor of the same class
+        self.checks_auth = not is_stock(smtp_class, "check_auth_needed")
         methods = {name.removeprefix("smtp_").upper(): name for name in dir(smtp_class) if name.startswith("smtp_")}
-        if not (self.pushes or self.checks_helo or self.counts):
+        if not (self.pushes or self.checks_helo or self.checks_auth or self.counts):
             raw = _raw_for_its_class(server)
             methods = {verb: name for verb, name in methods.items() if verb in raw or not is_stock(smtp_class, name)}
         if server.lmtp:  # these are methods of the class below, and no verbs of LMTP (RFC 2033 s4.1)
@@ -77,7 +85,15 @@ class Plan:
         self.methods = methods
         self.raw_verbs = frozenset(methods)
         self.explains = self.hooks.exception is not None or not is_stock(smtp_class, "handle_exception")
-        self.offer = offer_of(server, roster)
+        self.mechanisms = {
+            **{mechanism: ("server", name) for mechanism, name in methods_of(smtp_class).items()},
+            **{mechanism: ("handler", name) for mechanism, name in methods_of(server.event_handler).items()},
+        }
+        offer = offer_of(server, roster, mechanisms_of(server, self))
+        without = tuple(mechanism for mechanism in offer.auth if mechanism != "EXTERNAL")
+        self.external = without != offer.auth and self.mechanisms["EXTERNAL"] == ("server", "auth_EXTERNAL")
+        chunking = offer.chunking and "DATA" not in methods
+        self.offer = replace(offer, auth=without if self.external else offer.auth, chunking=chunking)
         self.limits = limits_of(server, roster.terms.limits)
         self.banner = Reply(220, banner_text(server))
 
@@ -95,7 +111,9 @@ class Plan:
 
 
 NOT_LMTP = frozenset({"HELO", "EHLO"})
-STOCK_MODULES = frozenset(f"postbus.server.{name}" for name in ("asking", "streaming", "content", "dialog", "smtp", "lmtp"))
+STOCK_MODULES = frozenset(
+    f"postbus.server.{name}" for name in ("asking", "streaming", "content", "identification", "dialog", "smtp", "lmtp")
+)
 
 
 def is_stock(smtp_class: type, name: str) -> bool:
@@ -146,10 +164,20 @@ def key_of(server: Dialog, roster: Roster) -> tuple[Any, ...]:
         server.command_size_limit,
         server.line_length_limit,
         server.local_part_limit,
+        server._auth_terms,  # noqa: SLF001
     )
 
 
-def offer_of(server: Dialog, roster: Roster) -> Offer:
+def mechanisms_of(server: Dialog, plan: Plan) -> tuple[str, ...]:
+    """Return the mechanisms to offer: of ours only those whose passwords somebody can judge, and those asked for by name."""
+    smtp_class = type(server)
+    own = {name for name, (owner, method) in plan.mechanisms.items() if owner == "handler" or not is_stock(smtp_class, method)}
+    required, _, wanted, excluded, asked = server._auth_terms  # noqa: SLF001 - a floor of the same class
+    judged = required or asked or "AUTH" in plan.hooks.by_name or not is_stock(smtp_class, "_authenticate")
+    return tuple(name for name in offered(own, judged=judged, wanted=wanted, excluded=excluded) if name in plan.mechanisms)
+
+
+def offer_of(server: Dialog, roster: Roster, mechanisms: tuple[str, ...]) -> Offer:
     """Return what *server* offers on the listener of *roster*."""
     context: ssl.SSLContext | None = server.tls_context
     offer = Offer(
@@ -160,8 +188,12 @@ def offer_of(server: Dialog, roster: Roster) -> Offer:
         starttls=context is not None and not roster.terms.implicit_tls,
         requiretls=roster.terms.requiretls is not None and roster.terms.requiretls(),
         require_tls=bool(server.require_starttls) and not roster.terms.implicit_tls,
+        auth=mechanisms,
+        auth_tls=server._auth_require_tls,  # noqa: SLF001
+        require_auth=server._auth_required and is_stock(type(server), "check_auth_needed"),  # noqa: SLF001
     )
-    return replace(offer, **roster.terms.offer)
+    offer = replace(offer, **roster.terms.offer)
+    return replace(offer, binarymime=offer.binarymime and not server.decode_data)  # what is binary is no text
 
 
 def least(one: int | None, other: int | None) -> int | None:

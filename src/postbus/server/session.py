@@ -43,6 +43,8 @@ class Session:
         authenticated: None before AUTH was tried, then whether it succeeded.
         auth_data: what the authenticator returned.
         login_data: aiosmtpd's old name for the identity.
+        auth_mechanism: the SASL mechanism by which it succeeded, or None.
+        auth_identity: who the peer proved to be, as text, where the authenticator said it (``auth_data.login``).
         traceparent: W3C trace context of this session's work, or None.
     """
 
@@ -57,6 +59,8 @@ class Session:
     authenticated: bool | None = None
     auth_data: Any = None
     login_data: Any = None
+    auth_mechanism: str | None = None
+    auth_identity: str | None = None
     proxy_data: Any = None
     traceparent: str | None = None
     _local: PeerName | None = None

@@ -15,11 +15,21 @@ import socket
 import ssl
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any, cast
 
+from postbus import __version__
+from postbus.server.auth import (
+    VALID_AUTHMECH,
+    AuthCallbackType,
+    AuthenticatorType,
+    AuthMechanismType,
+    AuthResult,
+    LoginPassword,
+    auth_mechanism,
+)
 from postbus.server.body import Spill
 from postbus.server.connection import UPGRADE
 from postbus.server.dialog import Dialog
@@ -28,14 +38,38 @@ from postbus.server.hooks import MISSING, Hooks
 from postbus.server.outcome import Answer, Outcome, Pending, Special
 from postbus.server.plan import DEFAULT_LIMITS, Plan, syntax
 from postbus.server.session import Session
+from postbus.smtp import replies
 from postbus.smtp.commands import VERBS
-from postbus.smtp.events import DataStart, EndOfMessage, Mail, Rcpt, StartTls
+from postbus.smtp.events import AuthResponse, DataStart, EndOfMessage, Mail, Rcpt, StartTls
 from postbus.smtp.replies import Reply
 
+__all__ = [
+    "BOGUS_LIMIT",
+    "CALL_LIMIT_DEFAULT",
+    "DATA_SIZE_DEFAULT",
+    "MISSING",
+    "SMTP",
+    "VALID_AUTHMECH",
+    "AuthCallbackType",
+    "AuthMechanismType",
+    "AuthResult",
+    "AuthenticatorType",
+    "Envelope",
+    "LoginPassword",
+    "Session",
+    "__ident__",
+    "__version__",
+    "auth_mechanism",
+    "make_loop",
+    "syntax",
+]
+
+__ident__ = "postbus"
 BOGUS_LIMIT = 5  # unknown verbs of a session, the one that ends it not counted
 CALL_LIMIT_DEFAULT = 20  # calls of a verb that a ``command_call_limit`` mapping does not name
 DATA_SIZE_DEFAULT = 2**25
 NEEDS_HELO = frozenset({"MAIL", "RCPT", "DATA", "VRFY"})  # as in aiosmtpd
+NEEDS_AUTH = frozenset(name for name, row in VERBS.items() if not row.before_auth)
 
 OLD_HOOKS = {"EHLO": "ehlo_hook", "LHLO": "ehlo_hook", "RSET": "rset_hook"}  # methods of a server, from before handlers had hooks
 MALFORMED_ADDRESS = Reply(553, "Error: malformed address", "5.1.3")
@@ -112,6 +146,12 @@ class SMTP(Dialog):
         tls_context: ssl.SSLContext | None = None,
         require_starttls: bool = False,
         timeout: float = 300,
+        auth_required: bool = False,
+        auth_require_tls: bool = True,
+        auth_exclude_mechanism: Iterable[str] | None = None,
+        auth_callback: AuthCallbackType | None = None,
+        authenticator: AuthenticatorType | None = None,
+        auth_mechanisms: Iterable[str] | None = None,
         command_call_limit: int | dict[str, int] | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
@@ -129,7 +169,17 @@ class SMTP(Dialog):
             timeout: seconds to wait for a command, where no listener decides it.
             command_call_limit: how often one verb may come in a session, by verb (``"*"``: any other), or for all alike; then 421 4.7.0.
                 None: only what the listener's limits say.
+            auth_required: take mail only after AUTH.
+            auth_require_tls: AUTH only under TLS, begun by STARTTLS or with the first octet.
+            auth_exclude_mechanism: mechanisms not to offer.
+            auth_callback: judges a login and a password; the old form.
+            authenticator: judges what a mechanism has learnt, and says so in an ``AuthResult``; a plain function or a coroutine.
+            auth_mechanisms: which of our mechanisms to offer, beside those of the handler or a subclass; None: LOGIN and PLAIN where
+                somebody can judge them. EXTERNAL, OAUTHBEARER and XOAUTH2 are offered only by being named here.
             loop: the running loop; None: asked for.
+
+        Warns:
+            UserWarning: AUTH is required in plain text.
 
         Raises:
             TypeError: *command_call_limit* is neither a number nor a mapping of verbs to numbers.
@@ -145,6 +195,21 @@ class SMTP(Dialog):
         self.require_starttls = bool(tls_context and require_starttls)
         self._call_limits = call_limits(command_call_limit)
         self._calls = Counter()
+        if auth_required and not auth_require_tls:
+            warnings.warn("Requiring AUTH while not requiring TLS can lead to security vulnerabilities!", stacklevel=2)
+        self._authenticator = authenticator
+        self._auth_callback = auth_callback if authenticator is None else None
+        self._auth_required = auth_required
+        self._auth_require_tls = auth_require_tls
+        self._auth_terms = (
+            auth_required,
+            auth_require_tls,
+            None if auth_mechanisms is None else tuple(auth_mechanisms),
+            tuple(auth_exclude_mechanism or ()),
+            authenticator is not None or auth_callback is not None,
+        )
+        self._auth_failures = 0
+        self._response_event: asyncio.Future[AuthResponse] | None = None
         self.session: Session | None = None
         self.envelope: Envelope | None = None
         self.messages_accepted = 0
@@ -244,11 +309,22 @@ class SMTP(Dialog):
         await self.push(f"503 5.5.1 Error: send {helo} first")
         return True
 
+    async def check_auth_needed(self, caller_method: str) -> bool:
+        """Push 530 and return True if the peer has to authenticate first; *caller_method* is the verb."""
+        del caller_method
+        assert self.session is not None
+        if not self._auth_required or self.session.authenticated:
+            return False
+        await self.push(replies.AUTH_FIRST)
+        return True
+
     async def _perform(self, verb: str, arg: str | None) -> None:
         """Do what the verb does by default; every ``smtp_<VERB>`` method here is this."""
         if self._unheard:
             return
         if self._plan.checks_helo and verb in NEEDS_HELO and await self.check_helo_needed("LHLO" if self.lmtp else "HELO"):
+            return
+        if self._plan.checks_auth and verb in NEEDS_AUTH and await self.check_auth_needed(verb):
             return
         shift = self._shift
         event = self.engine.interpret(verb, arg or None)
@@ -378,3 +454,8 @@ class SMTP(Dialog):
     async def smtp_STARTTLS(self, arg: str | None) -> None:
         """STARTTLS (RFC 3207); returns once the handshake has ended."""
         await self._perform("STARTTLS", arg)
+
+    @syntax("AUTH <mechanism>")
+    async def smtp_AUTH(self, arg: str | None) -> None:
+        """AUTH (RFC 4954); returns once the exchange has ended."""
+        await self._perform("AUTH", arg)

@@ -16,10 +16,13 @@ class TlsUnusable(Exception):  # noqa: N818 - a state of the files, not a mistak
     """Certificate, key or authorities cannot be used; the text says which file and why, for the operator."""
 
 
-def server_context(certificate: Path, key: Path | None = None, client_ca: Path | None = None) -> ssl.SSLContext:
+def server_context(
+    certificate: Path, key: Path | None = None, client_ca: Path | None = None, *, client_required: bool = False
+) -> ssl.SSLContext:
     """Return a context for servers with *certificate* (and chain) and *key*; TLS 1.2 and later.
 
-    With *client_ca* a client may present a certificate, which then must be signed by one of these authorities.
+    With *client_ca* a client may present a certificate, which then must be signed by one of these authorities; if
+    *client_required*, it has to.
 
     Raises:
         TlsUnusable: a file is missing or unreadable, or the key is not the certificate's.
@@ -39,5 +42,5 @@ def server_context(certificate: Path, key: Path | None = None, client_ca: Path |
             context.load_verify_locations(client_ca)
         except (ssl.SSLError, OSError) as error:
             raise TlsUnusable(f"{client_ca}: {error}") from error
-        context.verify_mode = ssl.CERT_OPTIONAL
+        context.verify_mode = ssl.CERT_REQUIRED if client_required else ssl.CERT_OPTIONAL
     return context

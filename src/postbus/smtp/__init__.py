@@ -5,6 +5,9 @@ Begin reading at ``engine`` (the contract), then ``states`` (what may come when)
 
 from postbus.smtp.engine import Engine, OutOfTurn
 from postbus.smtp.events import (
+    Auth,
+    AuthResponse,
+    Bdat,
     Chunk,
     Command,
     DataStart,
@@ -29,6 +32,9 @@ from postbus.smtp.states import State
 from postbus.smtp.terms import Limits, Offer
 
 __all__ = [
+    "Auth",
+    "AuthResponse",
+    "Bdat",
     "Chunk",
     "Command",
     "DataStart",

@@ -3,28 +3,47 @@
 A parser is a function of the argument and of where the session stands; it returns the event, or the reply that refuses the
 argument. Whether the command may come now is not its question (``states``), nor is policy (the shell's).
 
-Places kept: BDAT, AUTH and XCLIENT become rows of ``VERBS`` (each ends a group; BDAT brings a second framing, see ``content``).
+Place kept: XCLIENT becomes a row of ``VERBS`` (it ends a group).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from postbus.smtp import grammar, parameters, replies
-from postbus.smtp.events import NO_DEFECTS, NO_PARAMETERS, DataStart, Expn, Helo, Help, Mail, Noop, Owed, Quit, Rcpt, Rset, StartTls, Vrfy
+from postbus.smtp import exchange, grammar, parameters, replies
+from postbus.smtp.events import (
+    NO_DEFECTS,
+    NO_PARAMETERS,
+    Bdat,
+    DataStart,
+    Expn,
+    Helo,
+    Help,
+    Mail,
+    Noop,
+    Owed,
+    Quit,
+    Rcpt,
+    Rset,
+    StartTls,
+    Vrfy,
+)
 from postbus.smtp.replies import Reply
 from postbus.smtp.terms import Limits, Offer
 
 
 class Standing(Protocol):
-    """What a parser may know of the session. ``smtputf8``: the open transaction's MAIL had that keyword."""
+    """What a parser may know of the session. ``smtputf8``, ``binarymime``: the open transaction's MAIL had SMTPUTF8, BODY=BINARYMIME."""
 
     offer: Offer
     esmtp: bool
     tls: bool
+    authenticated: bool
     smtputf8: bool
+    binarymime: bool
 
 
 NOTHING_SAID = parameters.Found(NO_PARAMETERS, NO_DEFECTS)
@@ -43,8 +62,10 @@ class Verb:
         smtp, lmtp: exists in that protocol (RFC 2033 s4.1: LHLO instead of HELO and EHLO).
         ends_group: must be last in a pipelined group (RFC 2920 s3.1).
         before_tls: passes when TLS is required and not active (RFC 3207 s4).
+        before_auth: passes when authentication is required and has not happened (RFC 4954 s6).
         junk: counts against ``Limits.junk``: moves no mail.
         allowance_octets: what its extensions add to the command line's limit.
+        too_long: the answer to a line over it.
         malformed: the answer to control characters, or octets that are not UTF-8, in its line.
     """
 
@@ -55,9 +76,11 @@ class Verb:
     lmtp: bool = True
     ends_group: bool = False
     before_tls: bool = False
+    before_auth: bool = False
     junk: bool = False
     allowance_octets: int = 0
     malformed: Reply = replies.BAD_CHARACTERS
+    too_long: Reply = replies.LINE_TOO_LONG
 
 
 def _split_path(arg: str | None, keyword: str, session: Standing, bad: Reply) -> grammar.Path | Reply:
@@ -129,7 +152,28 @@ def _greeting(verb: str) -> Parser:
     return parse
 
 
-def _bare(verb: str, event: type[DataStart | Rset | Quit]) -> Parser:
+def _data(arg: str | None, session: Standing) -> Owed | Reply:
+    if arg is not None:
+        return SYNTAX["DATA"]
+    return replies.BINARY_NEEDS_BDAT if session.binarymime else DataStart()
+
+
+_CHUNK = re.compile(r"(\d{1,19})(?: +(LAST))?", re.IGNORECASE | re.ASCII)  # 64 bits are enough for anybody
+
+
+def chunk(arg: str | None) -> Bdat | None:
+    """Return the chunk that BDAT's argument announces, ``None`` if it announces none (RFC 3030 s2)."""
+    found = _CHUNK.fullmatch(arg or "")
+    return None if found is None else Bdat(int(found[1]), found[2] is not None)
+
+
+def _bdat(arg: str | None, session: Standing) -> Owed | Reply:
+    if not session.offer.chunking:
+        return replies.NO_BDAT
+    return chunk(arg) or replies.BAD_CHUNK
+
+
+def _bare(verb: str, event: type[Rset | Quit]) -> Parser:
     def parse(arg: str | None, _: Standing) -> Owed | Reply:
         return event() if arg is None else SYNTAX[verb]
 
@@ -168,22 +212,36 @@ def _lookup(verb: str, event: type[Vrfy | Expn]) -> Parser:
 
 _NAME = replies.BAD_HOSTNAME
 
-# Allowances: SIZE 26 (RFC 1870), BODY 17 (RFC 6152), SMTPUTF8 10 (RFC 6531), AUTH 500 (RFC 4954), ENVID of 100 and RET 128,
+# Allowances: SIZE 26 (RFC 1870), BODY 17 (RFC 6152), SMTPUTF8 10 (RFC 6531), AUTH= 500 (RFC 4954), ENVID of 100 and RET 128,
 # REQUIRETLS 11 (RFC 8689), MT-PRIORITY 15 (RFC 6710), BY 17 (RFC 2852); ORCPT of 500 and NOTIFY 540 (RFC 3461 s4 bounds the values).
 VERBS: Mapping[str, Verb] = {
-    "HELO": Verb("HELO hostname", _greeting("HELO"), lmtp=False, malformed=_NAME, ends_group=True, junk=True),
-    "EHLO": Verb("EHLO hostname", _greeting("EHLO"), lmtp=False, malformed=_NAME, ends_group=True, before_tls=True, junk=True),
-    "LHLO": Verb("LHLO hostname", _greeting("LHLO"), smtp=False, malformed=_NAME, ends_group=True, before_tls=True, junk=True),
+    "HELO": Verb("HELO hostname", _greeting("HELO"), lmtp=False, malformed=_NAME, ends_group=True, before_auth=True, junk=True),
+    "EHLO": Verb(
+        "EHLO hostname", _greeting("EHLO"), lmtp=False, malformed=_NAME, ends_group=True, before_tls=True, before_auth=True, junk=True
+    ),
+    "LHLO": Verb(
+        "LHLO hostname", _greeting("LHLO"), smtp=False, malformed=_NAME, ends_group=True, before_tls=True, before_auth=True, junk=True
+    ),
     "MAIL": Verb("MAIL FROM:<address>", _mail, " [SP parameters]", allowance_octets=724, malformed=replies.BAD_SENDER),
     "RCPT": Verb("RCPT TO:<address>", _rcpt, " [SP parameters]", allowance_octets=540, malformed=replies.BAD_RECIPIENT),
-    "DATA": Verb("DATA", _bare("DATA", DataStart), ends_group=True),
-    "RSET": Verb("RSET", _bare("RSET", Rset), junk=True),
-    "NOOP": Verb("NOOP [text]", _noop, ends_group=True, before_tls=True, junk=True),
-    "QUIT": Verb("QUIT", _bare("QUIT", Quit), ends_group=True, before_tls=True),
+    "DATA": Verb("DATA", _data, ends_group=True),
+    "BDAT": Verb("BDAT size [LAST]", _bdat, malformed=replies.BAD_CHUNK, too_long=replies.BAD_CHUNK),
+    "RSET": Verb("RSET", _bare("RSET", Rset), before_auth=True, junk=True),
+    "NOOP": Verb("NOOP [text]", _noop, ends_group=True, before_tls=True, before_auth=True, junk=True),
+    "QUIT": Verb("QUIT", _bare("QUIT", Quit), ends_group=True, before_tls=True, before_auth=True),
     "VRFY": Verb("VRFY address", _lookup("VRFY", Vrfy), " [SP SMTPUTF8]", ends_group=True, junk=True),
     "EXPN": Verb("EXPN list", _lookup("EXPN", Expn), " [SP SMTPUTF8]", ends_group=True, junk=True),
     "HELP": Verb("HELP [verb]", _help, junk=True),
-    "STARTTLS": Verb("STARTTLS", _starttls, ends_group=True, before_tls=True, junk=True),
+    "STARTTLS": Verb("STARTTLS", _starttls, ends_group=True, before_tls=True, before_auth=True, junk=True),
+    "AUTH": Verb(
+        "AUTH mechanism [initial-response]",
+        exchange.parse,
+        ends_group=True,
+        before_auth=True,
+        junk=True,
+        allowance_octets=exchange.LINE_OCTETS - 512,
+        too_long=replies.RESPONSE_TOO_LONG,
+    ),
 }
 
 SYNTAX: Mapping[str, Reply] = {
@@ -214,8 +272,11 @@ def greeting_lines(offer: Offer, limits: Limits, *, tls: bool) -> tuple[str, ...
         (f"SIZE {offer.size_octets}", offer.size_octets is not None),
         ("8BITMIME", offer.eightbitmime),
         ("SMTPUTF8", offer.smtputf8),
+        ("CHUNKING", offer.chunking),
+        ("BINARYMIME", offer.chunking and offer.binarymime),
         ("ENHANCEDSTATUSCODES", offer.enhanced),
         ("STARTTLS", offer.starttls and not tls),
+        (f"AUTH {' '.join(offer.auth)}", bool(offer.auth) and (tls or not offer.auth_tls)),
         ("REQUIRETLS", offer.requiretls and tls),
         (heeded, heeded),
         ("HELP", offer.help),

@@ -23,11 +23,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from postbus.smtp import replies
-from postbus.smtp.commands import FORBIDDEN, VERBS, Verb, greeting_lines, help_reply
-from postbus.smtp.content import DotBody
-from postbus.smtp.events import Chunk, Command, EndOfMessage, Event, Helo, Help, Mail, Owed, Rcpt, Refused, Signal
+from postbus.smtp import exchange, replies
+from postbus.smtp.commands import FORBIDDEN, VERBS, Verb, chunk, greeting_lines, help_reply
+from postbus.smtp.content import CountBody, DotBody, SkippedChunk
+from postbus.smtp.events import AuthResponse, Bdat, Chunk, Command, EndOfMessage, Event, Helo, Help, Mail, Owed, Rcpt, Refused, Signal
 from postbus.smtp.framing import Lines
+from postbus.smtp.parameters import is_binary
 from postbus.smtp.replies import Reply
 from postbus.smtp.states import BAD_ARGUMENT, LMTP, SMTP, TRANSACTION, Row, State
 from postbus.smtp.terms import Limits, Offer
@@ -36,12 +37,16 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # C0, DEL and C1
 _CLIENT_HELLO = b"\x16\x03"  # a TLS handshake record (RFC 8446 s5.1), which no command begins with
 _VERB_MAX_OCTETS = 16  # of an unknown verb, what a log may see
 _NO_ROWS: Mapping[str, Row] = {}
+_IDENTIFYING = frozenset({"AUTH", "="})
 _DEFAULTS: Mapping[str, Reply] = {
     "MAIL": replies.SENDER_OK,
     "RCPT": replies.RECIPIENT_OK,
     "DATA": replies.START_MAIL,
+    "BDAT": replies.CHUNK_OK,
     ".": replies.OK,
     "STARTTLS": replies.START_TLS,
+    "AUTH": replies.AUTH_FAILED,
+    "=": replies.AUTH_FAILED,
     "RSET": replies.OK,
     "NOOP": replies.OK,
     "VRFY": replies.CANNOT_VRFY,
@@ -66,15 +71,19 @@ class Engine:
 
     Attributes (to read):
         helo: the name the peer gave, ``None`` before; esmtp: by EHLO or LHLO.
-        tls: TLS is active; smtputf8: the open transaction's MAIL said SMTPUTF8.
+        tls: TLS is active; smtputf8, binarymime: the open transaction's MAIL said SMTPUTF8, BODY=BINARYMIME.
+        authenticated: AUTH has succeeded; to be set by a shell that knows it otherwise.
         errors: refusals since the last accepted message; accepted_recipients: in the open transaction.
         nuisances: errors and commands without mail, beyond what is usual, in the whole session: a shell that finds more than before
             answers slower.
+        last_word: the reply that hung up, if one has.
     """
 
-    __slots__ = ("_body", "_counting", "_domains", "_ended", "_faulted", "_junk", "_limits", "_lines", "_lmtp", "_mails", "_out", "_owed",
-                 "_raw_verbs", "_rows", "_signal", "_state", "_surplus", "_table", "_unknown",
-                 "accepted_recipients", "errors", "esmtp", "helo", "nuisances", "offer", "smtputf8", "tls")  # fmt: skip
+    __slots__ = ("_auth_failures", "_body", "_chunks", "_counting", "_domains", "_ended", "_faulted", "_junk", "_limits", "_lines", "_lmtp",
+                 "_mails", "_out", "_owed", "_plain_octets", "_raw_verbs", "_rows", "_signal", "_state", "_surplus", "_table", "_unknown",
+                 "accepted_recipients", "authenticated", "binarymime", "errors", "esmtp", "helo", "last_word", "nuisances", "offer",
+                 "smtputf8",
+                 "tls")  # fmt: skip
 
     def __init__(
         self,
@@ -89,8 +98,11 @@ class Engine:
         self.tls = tls
         self.helo: str | None = None
         self.esmtp = False
+        self.authenticated = False
         self.smtputf8 = False
+        self.binarymime = False
         self.errors = self.nuisances = 0
+        self.last_word: Reply | None = None
         self.accepted_recipients = 0
         self._limits = limits = limits or _DEFAULT_LIMITS
         self._counting = limits.mails > 0 or limits.recipient_domains > 0
@@ -98,11 +110,12 @@ class Engine:
         self._raw_verbs = raw_verbs
         self._table = LMTP if lmtp else SMTP
         self._lines = Lines(limits.endless_octets)
-        self._body: DotBody | None = None
+        self._body: DotBody | CountBody | SkippedChunk | None = None
+        self._chunks: CountBody | None = None
         self._ended = self._faulted = False
         self._out = b""
         self._owed: Owed | None = None
-        self._junk = self._unknown = self._surplus = self._mails = 0
+        self._junk = self._unknown = self._surplus = self._mails = self._auth_failures = 0
         self._domains: set[str] = set()  # of recipients named, where their number is limited
         self._enter(State.OPENING)
 
@@ -135,8 +148,9 @@ class Engine:
             return Signal.PAUSED
         if self._signal is not None:
             return self._signal
-        if self._body is not None:
-            return self._read_content(self._body)
+        body = self._body
+        if body is not None:
+            return self._read_content(body) if isinstance(body, DotBody) else self._read_chunk(body)
         line = self._lines.take()
         if line is not None:
             return self._command(line)
@@ -168,7 +182,7 @@ class Engine:
         self._owed = None
         if last is not None:
             self._settle(event, last)
-        return self._signal is not None or bool(self._lines)
+        return self._signal is not None or bool(self._lines) or self._in_chunk
 
     def push(self, reply: Reply) -> None:
         """Send a further reply that answers nothing; after a hang-up there is nobody to send it to."""
@@ -195,7 +209,7 @@ class Engine:
             raise OutOfTurn(msg)
         self.tls = True
         self.helo = None
-        self.esmtp = False
+        self.esmtp = self.authenticated = False
         self._enter(State.CONNECTED)
 
     def refuse(self, reply: Reply) -> None:
@@ -275,7 +289,7 @@ class Engine:
     @property
     def in_content(self) -> bool:
         """Whether the peer is sending content."""
-        return self._state is State.CONTENT and self._owed is None
+        return (self._state is State.CONTENT or self._state is State.CHUNK) and self._owed is None
 
     @property
     def idle(self) -> bool:
@@ -314,12 +328,10 @@ class Engine:
         verb, _, arg = text.partition(" ")
         verb = verb.upper()
         row = VERBS.get(verb)
-        if not clean or length > self._limits.command_octets or self.errors >= self._limits.errors:
-            refusal = self._bad_line(line, length, row, clean=clean)
-            if refusal is not None:
-                if row is not None and refusal is row.malformed:
-                    self._move(verb, BAD_ARGUMENT)
-                return self._refuse("", refusal)
+        if not clean or length > self._plain_octets or self.errors >= self._limits.errors:
+            event = self._look_closely(line, length, verb, clean=clean)
+            if event is not None:
+                return event
         raw = verb in self._raw_verbs
         if row is None or not (row.lmtp if self._lmtp else row.smtp):
             if not raw:
@@ -327,17 +339,29 @@ class Engine:
             refusal = replies.TLS_FIRST if self.offer.require_tls and not self.tls else None
         else:
             refusal = self._turn_away(row)
-        if refusal is not None:
-            return self._refuse(verb, refusal)
         argument = arg.strip(" ") or None
+        if refusal is not None:
+            return self._refuse(verb, refusal) if verb != "BDAT" else self._skip(chunk(argument), refusal)
         if raw:
             self._owed = command = Command(verb, argument)
             return command
-        event = self.interpret(verb, argument)
-        if isinstance(event, Reply):
+        result = self.interpret(verb, argument)
+        if isinstance(result, Reply):
             self._move(verb, BAD_ARGUMENT)
-            return self._refuse(verb, event)
-        return event
+            return self._refuse(verb, result) if verb != "BDAT" else self._skip(chunk(argument), result)
+        return result
+
+    def _look_closely(self, line: bytes, length: int, verb: str, *, clean: bool) -> Event | None:
+        """Return what a line is that may not be a plain command: the answer to a challenge, or refused unread; ``None``: a command yet."""
+        if self._state is State.AUTHENTICATING:
+            return self._response(line, length)
+        row = VERBS.get(verb)
+        refusal = self._bad_line(line, length, row, clean=clean)
+        if refusal is None:
+            return None
+        if row is not None and refusal is row.malformed:
+            self._move(verb, BAD_ARGUMENT)
+        return self._refuse("", refusal)
 
     def _bad_line(self, line: bytes, length: int, row: Verb | None, *, clean: bool) -> Reply | None:
         """Return why a line is refused unread, if it is: errors before it, its length, its characters."""
@@ -346,19 +370,27 @@ class Engine:
             (line.startswith(_CLIENT_HELLO), replies.NOT_TLS),
             (length > self._limits.endless_octets, replies.ENDLESS_LINE),
             (self.errors >= self._limits.errors, replies.TOO_MANY_ERRORS),
-            (length > self._limits.command_octets + allowance, replies.LINE_TOO_LONG),
+            (length > self._limits.command_octets + allowance, self._too_long(line, length)),
             (not clean, row.malformed if row is not None else replies.UNKNOWN),
         ):
             if bad:
                 return reply
         return None
 
+    def _too_long(self, line: bytes, length: int) -> Reply:
+        """Return the answer to an overlong line, which may have lost all but its first and last octets."""
+        row = VERBS.get(self._lines.head(line, length).partition(b" ")[0].decode("latin-1").upper())
+        return replies.LINE_TOO_LONG if row is None else row.too_long
+
     def _turn_away(self, row: Verb) -> Reply | None:
         """Return why a known verb may not come now, for reasons that its row gives; counts junk."""
-        if row.ends_group and self._lines and self.offer.strict_pipelining:
+        offer = self.offer
+        if row.ends_group and self._lines and offer.strict_pipelining:
             return replies.EARLY_TALK
-        if not row.before_tls and self.offer.require_tls and not self.tls:
+        if not row.before_tls and offer.require_tls and not self.tls:
             return replies.TLS_FIRST
+        if not row.before_auth and offer.require_auth and not self.authenticated:
+            return replies.AUTH_FIRST
         if row.junk:
             self._junk += 1
             if self._junk > self._limits.junk:
@@ -371,6 +403,23 @@ class Engine:
             return self._refuse(verb, replies.NOT_HTTP)
         self._unknown += 1
         return self._refuse(verb, replies.UNKNOWN if self._unknown <= self._limits.unknown else replies.TOO_MANY_UNKNOWN)
+
+    def _response(self, line: bytes, length: int) -> AuthResponse:
+        """Read the answer to a challenge; like AUTH itself it ends a pipelined group."""
+        judged: bytes | Reply
+        if self.errors >= self._limits.errors:
+            judged = replies.TOO_MANY_ERRORS
+        elif self._lines and self.offer.strict_pipelining:
+            judged = replies.EARLY_TALK
+        else:
+            judged = exchange.judge(line, length)
+        if not isinstance(judged, Reply):
+            self._owed = event = AuthResponse(judged)
+            return event
+        self._err()
+        self._enter(State.GREETED)
+        self._send(judged)
+        return AuthResponse(b"", judged)
 
     # --- content
 
@@ -391,7 +440,7 @@ class Engine:
                 return Signal.NEED_DATA
         return self._end_of_message(body)
 
-    def _end_of_message(self, body: DotBody) -> EndOfMessage:
+    def _end_of_message(self, body: DotBody | CountBody) -> EndOfMessage:
         refusal = body.refusal
         event = EndOfMessage(body.size_octets, refusal, body.defects)
         self._body = None
@@ -403,6 +452,69 @@ class Engine:
                 self._out += refusal.wire * (self.accepted_recipients - 1)
             self._settle(event, refusal)
         return event
+
+    # --- chunks
+
+    def _take(self, event: Bdat, reply: Reply) -> None:
+        """Read the chunk *event* announces; *reply* is sent when it is whole."""
+        if self._chunks is None:
+            self._chunks = CountBody(self.offer, self._limits)
+        self._chunks.begin(event.size_octets, reply, last=event.last)
+        self._move("BDAT", 2)
+        self._body = self._chunks
+
+    def _skip(self, announced: Bdat | None, reply: Reply) -> Event | Signal:
+        """Answer with *reply* once the chunk *announced* has gone by; at once where that cannot be waited for."""
+        if announced is None or reply.close:
+            return self._refuse("BDAT", reply if reply.close else replies.BAD_CHUNK)
+        self._pass_by(announced, reply)
+        return self.next_event()
+
+    def _pass_by(self, announced: Bdat, reply: Reply) -> None:
+        self._body = SkippedChunk(self.offer, self._limits, announced.size_octets, reply, last=announced.last)
+
+    @property
+    def _in_chunk(self) -> bool:
+        """Whether a chunk is being read or skipped: even an empty one has its end to tell."""
+        return self._body is not None and not isinstance(self._body, DotBody)
+
+    def _read_chunk(self, body: CountBody | SkippedChunk) -> Event | Signal:
+        data = self._lines.some(body.left_octets)
+        piece = body.feed(data)
+        if body.overrun:
+            return self._refuse("", replies.ENDLESS_MESSAGE)
+        if piece and not body.hopeless:
+            return Chunk(piece)
+        if body.left_octets:
+            return Signal.NEED_DATA
+        self._body = None
+        return self._skipped(body) if isinstance(body, SkippedChunk) else self._end_of_chunk(body)
+
+    def _end_of_chunk(self, body: CountBody) -> Event | Signal:
+        if body.last:
+            return self._end_of_message(body)
+        if body.small > self._limits.small_chunks:
+            return self._refuse("BDAT", replies.TOO_MANY_CHUNKS)
+        refusal = body.refusal
+        if refusal is None:
+            self._move("BDAT", 2)
+            self._out += body.reply.wire
+            return self.next_event()
+        self._move("BDAT", 5)
+        self._chunks = None
+        self._err()
+        self._send(refusal)
+        return EndOfMessage(body.size_octets, refusal, body.defects)
+
+    def _skipped(self, body: SkippedChunk) -> Refused:
+        """Answer a chunk that has gone by. On LMTP a last one has as many replies as recipients were accepted (RFC 2033 s4.3)."""
+        reply = body.reply
+        if reply.code >= 500:
+            self._err()
+        self._out += reply.wire * (self.accepted_recipients if self._lmtp and body.last and self.in_transaction else 1)
+        if body.last:
+            self._move(".", 5)
+        return Refused("BDAT", reply)
 
     # --- replies
 
@@ -431,19 +543,18 @@ class Engine:
                 self.accepted_recipients += self._state in TRANSACTION  # a raw RCPT may be answered out of turn
             elif verb == ".":
                 self._forgive()
-            elif isinstance(event, Mail):
+            elif isinstance(event, Mail) and event.parameters:
                 self.smtputf8 = "SMTPUTF8" in event.parameters
+                self.binarymime = is_binary(event.parameters)
             elif isinstance(event, Helo):
                 self.helo = event.hostname
                 self.esmtp = verb != "HELO"
-            elif verb == "STARTTLS" and self._lines:
-                # Plain text sent before the handshake must not be taken for what came through it (CVE-2021-38542 and family).
-                self._lines.clear()
-                if self.offer.strict_pipelining:
-                    self._send(replies.EARLY_TALK)
-                    return
+            elif verb in _RARE and self._settle_rare(event, reply):
+                return
+        elif verb == "BDAT" and self._settle_rare(event, reply):
+            return
         elif digit == 5:
-            self._err()
+            reply = self._failed(verb, reply)
         if self._faulted:
             digit = BAD_ARGUMENT
             self._faulted = False
@@ -454,7 +565,48 @@ class Engine:
                 self._enter(target)
         self._out += reply.wire
         if reply.close:
+            self.last_word = reply
             self._enter(_CLOSED)
+
+    def _settle_rare(self, event: Owed, reply: Reply) -> bool:
+        """Do what only AUTH, STARTTLS and BDAT need; return whether there is nothing more to do, not even to send *reply*."""
+        if isinstance(event, Bdat):
+            return self._settle_chunk(event, reply)
+        if event.verb == "STARTTLS":
+            return self._talked_early()
+        self.authenticated = True
+        return False
+
+    def _settle_chunk(self, event: Bdat, reply: Reply) -> bool:
+        """Take or skip the chunk: its answer has to wait for its octets, unless it hangs up."""
+        if reply.close:
+            return False
+        if reply.code < 300:
+            self._take(event, reply)
+            return True
+        self._chunks = None
+        self._move("BDAT", 5)  # what comes behind it would be half a message
+        self._pass_by(event, reply)
+        return True
+
+    def _failed(self, verb: str, reply: Reply) -> Reply:
+        """Count a refusal of the shell's; return *reply*, or what the last failure of AUTH is told instead."""
+        self._err()
+        if verb not in _IDENTIFYING:
+            return reply
+        self._auth_failures += 1
+        return reply if self._auth_failures < self._limits.auth_failures else replies.TOO_MANY_FAILURES
+
+    def _talked_early(self) -> bool:
+        """Forget plain text sent before the handshake: it must not be taken for what came through it (CVE-2021-38542 and family).
+
+        Return whether it ends the session.
+        """
+        ends = bool(self._lines) and self.offer.strict_pipelining
+        self._lines.clear()
+        if ends:
+            self._send(replies.EARLY_TALK)
+        return ends
 
     def _move(self, verb: str, digit: int) -> None:
         """Go where the table says."""
@@ -475,6 +627,7 @@ class Engine:
     def _send(self, reply: Reply) -> None:
         self._out += reply.wire
         if reply.close:
+            self.last_word = reply
             self._enter(State.CLOSED)
 
     def _err(self) -> None:
@@ -495,9 +648,12 @@ class Engine:
             return
         if state not in TRANSACTION:
             self._body = None
+            self._chunks = None
             self._ended = False
-            self.smtputf8 = False
+            self.smtputf8 = self.binarymime = False
             self.accepted_recipients = self._surplus = 0
+            # Lines up to here may be read as commands without a closer look; answers to a challenge never.
+            self._plain_octets = -1 if state is State.AUTHENTICATING else self._limits.command_octets
         if state is _CLOSED:
             self._owed = None
             self._lines.clear()
@@ -505,6 +661,7 @@ class Engine:
 
 
 _DEFAULT_LIMITS = Limits()
+_RARE = frozenset({"STARTTLS", "AUTH", "=", "BDAT"})
 _CONTENT, _CLOSED = State.CONTENT, State.CLOSED  # looking a member up in its class takes 60 ns, a name 5
 _SIGNALS: Mapping[State, Signal] = {State.OPENING: Signal.PAUSED, State.UPGRADING: Signal.PAUSED, State.CLOSED: Signal.CLOSED}
 

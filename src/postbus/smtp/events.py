@@ -94,8 +94,22 @@ class DataStart:
 
 
 @fact
+class Bdat:
+    """BDAT: a chunk of the content is announced (RFC 3030 s2): answer 2xx to have it, anything else to have it skipped.
+
+    The answer is sent when the octets are in; of a *last* chunk a 2xx is not sent, since ``EndOfMessage`` will be owed one. The events of
+    a chunk are as behind DATA: ``Chunk``, and after the last one ``EndOfMessage``. A chunk that is refused by the engine ends the
+    message at once: ``EndOfMessage`` with its refusal.
+    """
+
+    size_octets: int
+    last: bool
+    verb: ClassVar[str] = "BDAT"
+
+
+@fact
 class Chunk:
-    """A piece of the content, transparency dots removed. Needs no answer. Pieces break anywhere, within a line too."""
+    """A piece of the content of DATA or BDAT, transparency dots removed. Needs no answer. Pieces break anywhere, within a line too."""
 
     octets: bytes
     verb: ClassVar[str] = "CHUNK"
@@ -123,6 +137,35 @@ class StartTls:
     """STARTTLS: answer 220 to begin (RFC 3207 s4); then handshake, then ``Engine.tls_started``."""
 
     verb: ClassVar[str] = "STARTTLS"
+
+
+@fact
+class Auth:
+    """AUTH (RFC 4954 s4): answer 334 with a challenge to have an ``AuthResponse``, 2xx to say that the peer is who it says to be.
+
+    Attributes:
+        mechanism: upper-case, one of ``Offer.auth``.
+        initial: the initial response's octets, at most 9 KiB; ``b""`` for an empty one (``=``), ``None`` where none was sent.
+    """
+
+    mechanism: str
+    initial: bytes | None = field(default=None, repr=False)
+    verb: ClassVar[str] = "AUTH"
+
+
+@fact
+class AuthResponse:
+    """The peer's answer to a challenge; answer it as ``Auth``.
+
+    Attributes:
+        octets: decoded, at most 9 KiB.
+        refusal: ``None``: the answer is owed. Otherwise the engine has already answered with it and the exchange is over: it was
+            cancelled, or was no base64, or too long.
+    """
+
+    octets: bytes = field(repr=False)
+    refusal: Reply | None = None
+    verb: ClassVar[str] = "="
 
 
 @fact
@@ -176,7 +219,7 @@ class Command:
     """A raw verb: one the shell named in ``raw_verbs`` and answers by itself, by way of ``Engine.interpret`` if it likes."""
 
     verb: str
-    arg: str | None
+    arg: str | None = field(repr=False)  # of AUTH it holds credentials
 
 
 @fact
@@ -192,5 +235,22 @@ class Refused:
     reply: Reply
 
 
-Owed = Helo | Mail | Rcpt | DataStart | EndOfMessage | StartTls | Rset | Noop | Vrfy | Expn | Help | Quit | Command
+Owed = (
+    Helo
+    | Mail
+    | Rcpt
+    | DataStart
+    | Bdat
+    | EndOfMessage
+    | StartTls
+    | Auth
+    | AuthResponse
+    | Rset
+    | Noop
+    | Vrfy
+    | Expn
+    | Help
+    | Quit
+    | Command
+)
 Event = Owed | Chunk | Refused

@@ -4,27 +4,30 @@ A bare LF or CR ends nothing; it stays in the line, which is then refused for it
 end took for one line must not become two here.
 
 Memory: while no CRLF is in sight ``shrink`` keeps at most ``DISCARD_AFTER_OCTETS``; past that a line can only be refused, so its
-octets are counted and dropped. What a line becomes depends on its length alone, never on how it arrived.
+octets are counted and dropped, but for the first few, which say what it would have been. What a line becomes never depends on how it
+arrived.
 """
 
 from __future__ import annotations
 
-DISCARD_AFTER_OCTETS = 4096  # more than any verb's limit with its allowance
+DISCARD_AFTER_OCTETS = 12_800  # more than any verb's limit with its allowance, of which AUTH's is the largest
+HEAD_OCTETS = 5  # a verb and the space behind it
 
 
 class Lines:
     """The octets received and not yet understood, and the lines in them.
 
-    ``take`` cuts lines off the front; ``rest`` gives what stands behind them to a reader of content. Reading moves a position,
+    ``take`` cuts lines off the front; ``rest`` and ``some`` give what stands behind them to a reader of content. Reading moves a position,
     so a pipelined burst is not copied once per command.
     """
 
-    __slots__ = ("_buffer", "_dropped", "_endless_octets", "_position")
+    __slots__ = ("_buffer", "_dropped", "_endless_octets", "_head", "_position")
 
     def __init__(self, endless_octets: int) -> None:
         self._buffer = b""
         self._position = 0
         self._dropped = 0  # octets of the current line already discarded
+        self._head = b""  # how the line began of which something was discarded last
         self._endless_octets = endless_octets
 
     def __len__(self) -> int:
@@ -60,6 +63,8 @@ class Lines:
         """
         held = len(self._buffer) - self._position
         if held > DISCARD_AFTER_OCTETS:
+            if not self._dropped:
+                self._head = self._buffer[self._position : self._position + HEAD_OCTETS]
             self._dropped += held - 1
             self._buffer = self._buffer[-1:]
             self._position = 0
@@ -69,6 +74,10 @@ class Lines:
         length = self._dropped + len(line) + 2
         self._dropped = 0
         return length
+
+    def head(self, line: bytes, length: int) -> bytes:
+        """Return the first ``HEAD_OCTETS`` octets of the *line* just finished, whole *length* octets long."""
+        return line[:HEAD_OCTETS] if length == len(line) + 2 else self._head
 
     @property
     def endless(self) -> bool:
@@ -84,6 +93,15 @@ class Lines:
         data = self._buffer[self._position :] if self._position else self._buffer
         self._buffer = b""
         self._position = 0
+        return data
+
+    def some(self, most_octets: int) -> bytes:
+        """Take at most *most_octets*. What stands behind them stays where it is: small chunks must not move a whole segment each."""
+        end = self._position + most_octets
+        if end >= len(self._buffer):
+            return self.rest()
+        data = self._buffer[self._position : end]
+        self._position = end
         return data
 
     def clear(self) -> None:

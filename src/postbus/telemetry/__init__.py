@@ -370,6 +370,12 @@ def connection_refused(*, listener: str, reason: str, code: int, peer: str) -> N
     _log("info", "session.refused", listener=listener, reason=reason, code=code, peer=peer)
 
 
+def load_shed(*, reason: str, begins: bool, detail: str) -> None:
+    """Connections are refused from now on for want of *reason* (``memory``, ``disk``), or not any more."""
+    _put("postbus_load_shedding", float(begins), reason)
+    _log("warning" if begins else "info", "load.shed" if begins else "load.eased", reason=reason, detail=detail)
+
+
 def limit_hit(*, listener: str, limit: str) -> None:
     """A peer ran into a limit within its session; *limit* is a word of ``postbus.server.limits``."""
     _count("postbus_limits_hit_total", listener, limit)
@@ -388,6 +394,7 @@ def session_closed(
     peer: str,
     helo: str | None,
     tls: str | None,
+    auth: str | None = None,
     accepted: int,
     refused: int,
     recipients: int,
@@ -398,7 +405,8 @@ def session_closed(
 ) -> None:
     """The summary of a session: *outcome* is quit, eof, lost, refused, timeout, limit, drain, tls or failed; *limit* the last it hit.
 
-    *accepted* and *refused* count messages, *recipients* those of accepted messages, *octets* all that was received.
+    *auth* is the mechanism by which the peer authenticated, *accepted* and *refused* count messages, *recipients* those of accepted
+    messages, *octets* all that was received.
     """
     _count("postbus_sessions_total", listener, outcome)
     _count("postbus_received_octets_total", listener, by=octets)
@@ -411,6 +419,7 @@ def session_closed(
         peer=peer,
         helo=helo,
         tls=tls,
+        auth=auth,
         accepted=accepted,
         refused=refused,
         recipients=recipients,
@@ -421,6 +430,30 @@ def session_closed(
     )
 
 
+def auth_ended(*, listener: str, mechanism: str, outcome: str) -> None:
+    """An AUTH exchange is over: ``success``, ``failure`` (its credentials are not good), ``fault`` (ours) or ``cancelled``."""
+    _count("postbus_authentications_total", listener, mechanism, outcome)
+
+
+def auth_told(*, listener: str, session: str, peer: str, mechanism: str, outcome: str, identity: str | None) -> None:
+    """Who has authenticated; of a failure only from where: what was given for a name may be a password."""
+    _log(
+        "info" if outcome == "success" else "warning",
+        "auth.told",
+        listener=listener,
+        session=session,
+        peer=peer,
+        mechanism=mechanism,
+        outcome=outcome,
+        identity=None if identity is None else address(identity),
+    )
+
+
+def users_loaded(*, listener: str, users: int) -> None:
+    """A listener's user file was read."""
+    _log("info", "users.loaded", listener=listener, users=users)
+
+
 def session_failed(*, listener: str, error: str, traceback: str) -> None:
     """A mistake of ours ended a session; its peer will come again."""
     _log("error", "session.failed", listener=listener, error=error, traceback=traceback)
@@ -429,6 +462,11 @@ def session_failed(*, listener: str, error: str, traceback: str) -> None:
 def command_rejected(*, listener: str, code: int) -> None:
     """A command or a message was answered 4xx or 5xx."""
     _count("postbus_commands_rejected_total", listener, str(code))
+
+
+def defect_tolerated(*, listener: str, kind: str, count: int) -> None:
+    """A command or a message was taken though it is not as it should be, *count* times in the same way; the event says so too."""
+    _count("postbus_defects_total", listener, kind, by=count)
 
 
 def tls_started(*, listener: str, version: str) -> None:

@@ -1,0 +1,69 @@
+"""The SASL exchange of AUTH (RFC 4954): the command's argument, and each line the client answers a challenge with.
+
+What the octets of a response mean is the mechanism's business, and so the shell's; here they are only base64 or not. They are
+credentials, so no event shows them in its ``repr``.
+"""
+
+from __future__ import annotations
+
+import binascii
+from typing import TYPE_CHECKING
+
+from postbus.smtp import replies
+from postbus.smtp.events import Auth
+from postbus.smtp.replies import Reply
+
+if TYPE_CHECKING:
+    from postbus.smtp.commands import Standing
+
+LINE_OCTETS = 12_288
+"""A line of the exchange, the command with its initial response too, CRLF included (RFC 4954 s4, s4.5)."""
+
+CANCEL = b"*"
+EMPTY = "="
+"""The initial response that is there, but empty: without a word, none was given (RFC 4954 s4)."""
+
+
+def decode(text: bytes | str) -> bytes | None:
+    """Return what *text* stands for in base64, or ``None``: nothing but the alphabet and its padding is taken (RFC 4648 s3.3)."""
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:  # binascii.Error too
+        return None
+
+
+def parse(arg: str | None, session: Standing) -> Auth | Reply:
+    """Read ``mechanism [initial-response]``, or return why AUTH is refused now."""
+    offer = session.offer
+    words = [word for word in (arg or "").split(" ") if word]
+    mechanism, *rest = words or [""]
+    for bad, reply in (
+        (not offer.auth, replies.NO_AUTH),
+        (not session.esmtp, replies.HELO_IS_NOT_EHLO),
+        (offer.auth_tls and not session.tls, replies.ENCRYPT_FIRST),
+        (session.authenticated, replies.AUTHENTICATED_ALREADY),
+        (not mechanism or len(rest) > 1, replies.AUTH_SYNTAX),
+        (mechanism.upper() not in offer.auth, replies.UNKNOWN_MECHANISM),
+    ):
+        if bad:
+            return reply
+    if not rest:
+        return Auth(mechanism.upper())
+    initial = b"" if rest[0] == EMPTY else decode(rest[0])
+    return replies.BAD_BASE64 if initial is None else Auth(mechanism.upper(), initial)
+
+
+def judge(line: bytes, length: int) -> bytes | Reply:
+    """Return the octets of a response, or the reply that ends the exchange.
+
+    Args:
+        line: without CRLF; of a long one, its last octets.
+        length: of the whole line with CRLF.
+    """
+    if length > LINE_OCTETS:
+        return replies.RESPONSE_TOO_LONG
+    text = line.strip(b" ")
+    if text == CANCEL:
+        return replies.AUTH_CANCELLED
+    octets = decode(text)
+    return replies.BAD_BASE64 if octets is None else octets
