@@ -140,4 +140,5 @@ def test_any_literal_is_judged_as_the_standard_library_does(text: str) -> None:
     if found is None:
         return
     assert found.address == f"a@[{text}]"
-    assert IPv6Address(text[5:]) if text[:5].lower() == "ipv6:" else IPv4Address(text)
+    address = IPv6Address(text[5:]) if text[:5].lower() == "ipv6:" else IPv4Address(text)  # or raises
+    assert address.version in {4, 6}

@@ -110,7 +110,7 @@ def test_any_bytes_in_any_segments(segments: list[bytes], offer: Offer, limits: 
         engine: Any = talk.engine
         assert len(engine._lines) <= limits.endless_octets + len(segment)
         if not engine.in_transaction:
-            assert (engine.accepted_recipients, engine.smtputf8, engine._body) == (0, False, None)
+            assert (engine.accepted_recipients, engine.smtputf8, engine.binarymime, engine._chunks) == (0, False, False, None)
     assert talk.sent.endswith(b"\r\n")
     assert all(200 <= int(code[:3]) <= 599 for code in codes(talk.sent))
 

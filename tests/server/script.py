@@ -8,6 +8,7 @@ tells which replies follow, which hooks are called, and what the transaction is 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -94,8 +95,7 @@ class Seen:
 
     def copy(self) -> Seen:
         """Return what it is now."""
-        lists = {name: value.copy() if isinstance(value, list | dict) else value for name, value in vars(self).items()}
-        return Seen(**lists)
+        return deepcopy(self)
 
     def add(self, defects: Mapping[str, int]) -> None:
         """Count *defects*."""
