@@ -106,7 +106,11 @@ ROUTES = [
 class Bench:
     """A handler over fakes, and a transaction to put it through."""
 
-    def __init__(self, *, lmtp: bool = False, keeper: Keeper | None = None, in_flight_max_octets: int = 10_000) -> None:
+    hostname = "mx.test"
+
+    def __init__(
+        self, *, lmtp: bool = False, keeper: Keeper | None = None, in_flight_max_octets: int = 10_000, received: bool = False
+    ) -> None:
         self.all_spool = self.all_tls = False
         self.keeper = keeper if keeper is not None else Keeper()
         self.courier = Courier()
@@ -117,7 +121,7 @@ class Bench:
             route=router.match,
             all_spool=lambda: self.all_spool,
             hops_max=lambda: 100,
-            terms=Terms("//mx.test/postbus", hold_timeout_s=5, in_flight_max_octets=in_flight_max_octets),
+            terms=Terms("//mx.test/postbus", hold_timeout_s=5, in_flight_max_octets=in_flight_max_octets, received=received),
             courier=self.courier,
             keeper=self.keeper,
             now_ms=lambda: NOW_MS,
@@ -276,6 +280,17 @@ async def test_what_is_written_down_of_a_message(bench: Bench) -> None:
     )
     assert ids.dedupe_key("me@test", "red@teams.org", mail.sha256) == recipient.dedupe_key
     assert recipient.event_id != mail.id
+
+
+@pytest.mark.parametrize(("received", "expected"), [(False, ""), (True, "mx.test")])
+async def test_who_we_are_is_written_down_where_events_carry_a_received_field(received: bool, expected: str) -> None:
+    """The name of the listener's host, so that a retry after a change of it says the same; off by default."""
+    bench = Bench(received=received)
+    bench.mail()
+    bench.rcpt("orders@x.org")
+    await bench.data()
+    ((mail, _),) = bench.keeper.taken
+    assert expected == mail.received_by
 
 
 async def test_the_null_sender_is_an_empty_text(bench: Bench) -> None:

@@ -181,7 +181,7 @@ class Process:
             route=lambda address: self.rooms.router.match(address) if self.rooms else None,
             all_spool=lambda: self.rooms is not None and self.rooms.all_spool,
             hops_max=lambda: self.settings.hops_max,
-            terms=Terms(settings.source, settings.hold.timeout_s, settings.hold.in_flight_max_octets),
+            terms=Terms(settings.source, settings.hold.timeout_s, settings.hold.in_flight_max_octets, settings.received),
             courier=self._courier,
             keeper=self.spool,
             now_ms=lambda: time.time_ns() // 1_000_000,

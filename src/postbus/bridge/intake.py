@@ -87,11 +87,13 @@ class Terms:
         source: CloudEvents source of every event.
         hold_timeout_s: how long the sinks may take while a sender waits; below the listener's answer timeout.
         in_flight_max_octets: memory for the events of all messages held at once, each with its message and its request.
+        received: events carry a Received field of ours.
     """
 
     source: str
     hold_timeout_s: float = 25.0
     in_flight_max_octets: int = 256 * 1024 * 1024
+    received: bool = False
 
 
 class PublishingHandler:
@@ -189,6 +191,8 @@ class PublishingHandler:
         trace = telemetry.trace_start("accept mail", kind="server", parent=session.traceparent, listener=session.listener)
         try:
             mail = self._mail(session, envelope, body, matches, trace.traceparent if trace else None)
+            if self._terms.received:
+                mail = replace(mail, received_by=str(getattr(server, "hostname", "")))
             said = await self._answers(mail, body, matches, outcome, alone=not session.lmtp)
         finally:
             if trace is not None:

@@ -267,7 +267,7 @@ class Dialog(Identification):
             return self._verdict("HELO", result)
         if not self._plan.hooks.ehlo_has_responses:  # the 4-argument form: our lines first, its line last
             own = self._verdict("EHLO", result)
-            return own if own.code >= 400 else Reply(250, (*self.engine.greeting_lines(), *self._pushed_lines(), own.lines[-1]))
+            return own if own.code >= 400 else Reply(250, (*self.engine.greeting_lines(), *self._pushed_lines(), *own.lines))
         try:
             return self._with_pushed(ehlo_reply(result))
         except Misanswered:

@@ -244,6 +244,11 @@ class SMTP(Dialog):
         return {name.removeprefix("smtp_").upper(): getattr(self, name) for name in dir(self) if name.startswith("smtp_")}
 
     @property
+    def _tls_protocol(self) -> Any:
+        """Something true while TLS is active, which is what programs ask it for; else None."""
+        return self.session.ssl if self.session is not None else None
+
+    @property
     def command_size_limits(self) -> Mapping[str, int]:
         """Longest line of each verb in octets, what its extensions allow included; the same in every session, however often EHLO comes."""
         return {verb: self.command_size_limit + row.allowance_octets for verb, row in VERBS.items()}
