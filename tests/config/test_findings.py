@@ -86,7 +86,7 @@ BAD_FILES = [
     pytest.param(
         ROUTES + "listeners: {smtp: {port: 25}}\n",
         'file:3: listeners.smtp.port: there is no key "port" here; known are address, announce, auth, backlog, clients, content, '
-        "hostname, ident, lenient_paths, limits, parameters, protocol, smtputf8, socket_mode, spill_threshold_octets, stray, "
+        "hostname, ident, lenient_paths, limits, parameters, protocol, proxy, smtputf8, socket_mode, spill_threshold_octets, stray, "
         "strict_pipelining, timeouts, tls",
         id="an unknown key",
     ),
@@ -385,6 +385,36 @@ BAD_FILES = [
         "file:3: listeners.mx.parameters.deliverby_min_s: DELIVERBY, which it belongs to, is not announced; add DELIVERBY to the "
         "listener's announce, or remove this (warning)",
         id="a value of a keyword that is not announced",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {proxy: {header: true}}}\n",
+        "file:3: listeners.mx.proxy.trusted: nobody may connect: each connection needs a PROXY header, and nobody is trusted to send one; "
+        "name the networks of the load balancer, as in [10.0.0.0/8]",
+        id="a PROXY header from nobody",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {proxy: {header: true, trusted: [10.0.0.1/8]}}}\n",
+        "file:3: listeners.mx.proxy.trusted[0]: '10.0.0.1/8' has address bits behind its length; write 10.0.0.0/8, or 10.0.0.1 for that "
+        "one address",
+        id="a network with address bits",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {proxy: {xclient: [proxy.example]}}}\n",
+        "file:3: listeners.mx.proxy.xclient[0]: 'proxy.example' is no network; write one in CIDR form, as in 192.0.2.0/24 or 2001:db8::/32"
+        ", or unix",
+        id="a name for a network",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {proxy: {trusted: [10.0.0.0/8]}}}\n",
+        "file:3: listeners.mx.proxy.trusted: no PROXY header is asked for, so nobody needs trust here; set proxy.header to true, or remove "
+        "this (warning)",
+        id="trust without a PROXY header",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {proxy: {xclient: [10.0.0.0/8, '::/0']}}}\n",
+        "file:3: listeners.mx.proxy.xclient[1]: ::/0 trusts everybody with the client's address; name the networks of the proxies alone "
+        "(warning)",
+        id="everybody speaks for others",
     ),
     pytest.param(
         KAFKA + TO_KAFKA + "acceptance: hold\nhold: {timeout_s: 30}\n",

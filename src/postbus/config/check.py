@@ -56,11 +56,11 @@ def check(known: Loaded | ConfigurationError, now_s: float | None = None) -> lis
         return list(known.findings)
     settings, now_s = known.settings, time.time() if now_s is None else now_s
     errors: Sequence[Callable[[Settings], Iterable[Trouble]]] = (
-        _route_names, _route_sinks, _route_patterns, _hold_routes, _required_for_ready, _addresses, _listener_tls, _sink_files, _one_writer,
-        _plugins, _folders,
+        _route_names, _route_sinks, _route_patterns, _hold_routes, _required_for_ready, _addresses, _listener_tls, _proxies, _sink_files,
+        _one_writer, _plugins, _folders,
     )  # fmt: skip
     warnings: Sequence[Callable[[Settings], Iterable[Trouble]]] = (
-        _never_reached, _postmaster, _unused_sinks, _room, _times, _unannounced, partial(_expiring, now_s=now_s),
+        _never_reached, _postmaster, _unused_sinks, _room, _times, _unannounced, _loose_proxies, partial(_expiring, now_s=now_s),
     )  # fmt: skip
     found = [known.origins.finding("error", *trouble) for look in errors for trouble in look(settings)]
     if not found:
@@ -228,6 +228,26 @@ def _listener_tls(settings: Settings) -> Iterator[Trouble]:
         untrusted = certificates.trouble_trusting(listener.tls.client_ca) if listener.tls.client_ca else None
         if untrusted:
             yield ("listeners", name, "tls", "client_ca"), *untrusted
+
+
+def _proxies(settings: Settings) -> Iterator[Trouble]:
+    for name, listener in settings.listeners.items():
+        if listener.proxy.header and not listener.proxy.trusted:
+            said = "nobody may connect: each connection needs a PROXY header, and nobody is trusted to send one"
+            yield ("listeners", name, "proxy", "trusted"), said, "name the networks of the load balancer, as in [10.0.0.0/8]"
+
+
+def _loose_proxies(settings: Settings) -> Iterator[Trouble]:
+    for name, listener in settings.listeners.items():
+        proxy = listener.proxy
+        if proxy.trusted and not proxy.header:
+            said = "no PROXY header is asked for, so nobody needs trust here"
+            yield ("listeners", name, "proxy", "trusted"), said, "set proxy.header to true, or remove this"
+        for field in ("trusted", "xclient", "xforward"):
+            for position, entry in enumerate(getattr(proxy, field)):
+                if entry.endswith("/0"):
+                    said = f"{entry} trusts everybody with the client's address"
+                    yield ("listeners", name, "proxy", field, position), said, "name the networks of the proxies alone"
 
 
 def _expiring(settings: Settings, now_s: float) -> Iterator[Trouble]:
