@@ -10,7 +10,7 @@ import pytest
 
 from postbus.selftest.vectors import Row, Step, rows
 from postbus.server.networks import Networks
-from postbus.server.proxy_protocol import HeaderReader
+from postbus.server.proxy_protocol import HeaderReader, ProxyData
 from postbus.smtp import Limits, Offer
 from tests.smtp.driver import ARRIVALS, BANNER, OFFER, Driver, Policy, codes, pipelined, some_splits, whole
 
@@ -34,12 +34,17 @@ class Behind(Driver):
 
     def behind(self, data: bytes) -> bytes:
         """Return what of *data* is no header."""
-        if self.shut or self.reader.data is not None:
-            return b"" if self.shut else data
-        taken = self.reader.feed(data)
-        if self.reader.data is None:
+        if self.shut:
             return b""
-        self.shut = not self.reader.data
+        if self.reader.data is not None:
+            return data
+        return self._read(data, self.reader.feed(data), self.reader.data)
+
+    def _read(self, data: bytes, taken: int, header: ProxyData | None) -> bytes:
+        """Open the session if the *header* is whole and good, of which *taken* octets of *data* were part."""
+        if header is None:
+            return b""
+        self.shut = not header
         if self.shut:
             return b""
         self.engine.open(BANNER)
