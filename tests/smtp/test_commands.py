@@ -69,6 +69,8 @@ RECORDING = Session(Offer("mx.test", unregistered="record"))
         ("MAIL", "FROM:<a@b> NOTIFY=NEVER", PLAIN, replies.UNKNOWN_PARAMETER),
         ("MAIL", "FROM:<a@b> BY=120;R MT-PRIORITY=-3", PLAIN, Mail("a@b", {"BY": "120;R", "MT-PRIORITY": "-3"}, {})),
         ("MAIL", "FROM:<ü@b>", PLAIN, replies.NEEDS_SMTPUTF8),
+        ("MAIL", "FROM:<@ü:a@b>", PLAIN, replies.NEEDS_SMTPUTF8),
+        ("RCPT", "TO:<@ü:a@b>", PLAIN, replies.NEEDS_SMTPUTF8),
         ("MAIL", "FROM:<a@b> SUBMITTER=ü@b", PLAIN, replies.NEEDS_SMTPUTF8),
         ("MAIL", "FROM:<a@b> SUBMITTER=ü@b SMTPUTF8", PLAIN, Mail("a@b", {"SUBMITTER": "ü@b", "SMTPUTF8": None}, {})),
         ("MAIL", "FROM:<ü@b> SMTPUTF8", PLAIN, Mail("ü@b", {"SMTPUTF8": None}, {})),

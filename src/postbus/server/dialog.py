@@ -529,7 +529,7 @@ class Dialog(Identification):
         answer = super().late_answer(pending)
         if isinstance(pending.event, Helo | Mail | Rcpt):
             pending.settle(pending.event, answer)
-        if isinstance(pending.event, Rcpt) and self.envelope is not None:
+        if self.envelope is not None and self.envelope is pending.envelope:
             self.envelope = self.envelope.parted()
         return answer
 

@@ -111,15 +111,15 @@ def _mail(arg: str | None, session: Standing) -> Owed | Reply:
     found = parameters.judge(rest, parameters.MAIL, session) if rest else NOTHING_SAID
     if isinstance(found, Reply):
         return found
-    refusal = _refuse_sender(path, found.parameters, session.offer)
+    refusal = _refuse_sender(arg or "", path, found.parameters, session.offer)
     return refusal or Mail(address, found.parameters, {**defects, **found.defects} if found.defects else defects, arg or "")
 
 
-def _refuse_sender(path: grammar.Path, found: Mapping[str, str | None], offer: Offer) -> Reply | None:
+def _refuse_sender(arg: str, path: grammar.Path, found: Mapping[str, str | None], offer: Offer) -> Reply | None:
     """Return why a well-formed sender with well-formed parameters is refused, if it is."""
     if "@" not in path.address and path.address and "no-domain" not in path.defects:
         return replies.BAD_SENDER  # <Postmaster> is a forward-path only
-    if "SMTPUTF8" not in found and not (path.address.isascii() and path.rest.isascii()):
+    if "SMTPUTF8" not in found and not arg.isascii():  # a source route that is ignored included
         return replies.NEEDS_SMTPUTF8
     if offer.size_octets is not None and int(found.get("SIZE") or 0) > offer.size_octets:
         return replies.TOO_BIG
@@ -138,7 +138,7 @@ def _rcpt(arg: str | None, session: Standing) -> Owed | Reply:
     found = parameters.judge(rest, parameters.RCPT, session) if rest else NOTHING_SAID
     if isinstance(found, Reply):
         return found
-    if not session.smtputf8 and not (address.isascii() and rest.isascii()):
+    if not session.smtputf8 and arg is not None and not arg.isascii():
         return replies.NEEDS_SMTPUTF8
     return Rcpt(address, found.parameters, {**defects, **found.defects} if found.defects else defects, arg or "")
 
