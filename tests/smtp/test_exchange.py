@@ -31,6 +31,8 @@ class Session:
         pytest.param("plain AAAA", Session(), Auth("PLAIN", b"\0\0\0"), id="a response"),
         pytest.param("LOGIN   =", Session(), Auth("LOGIN", b""), id="an empty response"),
         pytest.param("PLAIN ==", Session(), replies.BAD_BASE64, id="too empty"),
+        pytest.param("PLAIN AAAA=", Session(), replies.BAD_BASE64, id="surplus padding"),
+        pytest.param("PLAIN AAA", Session(), replies.BAD_BASE64, id="too little padding"),
         pytest.param("PLAIN \u00fc", Session(), replies.BAD_BASE64, id="no ASCII"),
         pytest.param(None, Session(), replies.AUTH_SYNTAX, id="nothing"),
         pytest.param("PLAIN = =", Session(), replies.AUTH_SYNTAX, id="too much"),

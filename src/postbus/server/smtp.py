@@ -20,10 +20,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, cast
 
-from postbus.server.auth import (
-    AuthCallbackType,
-    AuthenticatorType,
-)
+from postbus.server.auth import AuthCallbackType, AuthenticatorType, AuthMechanismType, AuthResult, LoginPassword, auth_mechanism
 from postbus.server.body import Spill
 from postbus.server.connection import UPGRADE
 from postbus.server.dialog import Dialog
@@ -36,6 +33,26 @@ from postbus.smtp import replies
 from postbus.smtp.commands import VERBS
 from postbus.smtp.events import AuthResponse, DataStart, EndOfMessage, Mail, Rcpt, StartTls
 from postbus.smtp.replies import Reply
+
+__all__ = [
+    "BOGUS_LIMIT",
+    "CALL_LIMIT_DEFAULT",
+    "DATA_SIZE_DEFAULT",
+    "MISSING",
+    "SMTP",
+    "AuthCallbackType",
+    "AuthMechanismType",
+    "AuthResult",
+    "AuthenticatorType",
+    "Envelope",
+    "LoginPassword",
+    "Session",
+    "auth_mechanism",
+    "call_limits",
+    "machine_name",
+    "make_loop",
+    "syntax",
+]
 
 BOGUS_LIMIT = 5  # unknown verbs of a session, the one that ends it not counted
 CALL_LIMIT_DEFAULT = 20  # calls of a verb that a ``command_call_limit`` mapping does not name
