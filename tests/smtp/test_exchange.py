@@ -55,6 +55,7 @@ def test_the_argument(arg: str | None, session: Session, expected: Auth | Reply)
         pytest.param(b"AAAA", 6, b"\0\0\0", id="a response"),
         pytest.param(b" AAAA  ", 9, b"\0\0\0", id="spaces around it"),
         pytest.param(b"", 2, b"", id="an empty response"),
+        pytest.param(b"=", 3, b"", id="an empty response by curl"),
         pytest.param(b"*", 3, replies.AUTH_CANCELLED, id="cancelled"),
         pytest.param(b"**", 4, replies.BAD_BASE64, id="no base64"),
         pytest.param(b"\xff", 3, replies.BAD_BASE64, id="no ASCII"),

@@ -65,5 +65,5 @@ def judge(line: bytes, length: int) -> bytes | Reply:
     text = line.strip(b" ")
     if text == CANCEL:
         return replies.AUTH_CANCELLED
-    octets = decode(text)
+    octets = b"" if text == EMPTY.encode() else decode(text)  # curl 7.88 answers so where it has nothing to say
     return replies.BAD_BASE64 if octets is None else octets
