@@ -11,7 +11,7 @@ from postbus.app import rooms
 from postbus.app.process import SPOOL_UNHEALTHY, Process
 from postbus.bridge.spool import Spool
 from postbus.config import load
-from postbus.smtp.replies import Reply
+from postbus.server.clients import Refusal
 
 BOTH = {
     "POSTBUS__SINKS__OUT": '{"kind": "file", "path": "events.jsonl"}',
@@ -43,7 +43,7 @@ class FakeSpool:
     ],
 )
 def test_connections_are_turned_away_only_while_no_mail_could_be_taken(
-    environ: dict[str, str], state: str | None, expected: Reply | None
+    environ: dict[str, str], state: str | None, expected: Refusal | None
 ) -> None:
     """421 before the banner, so that a sender tries another pod; whoever may succeed is let in."""
     loaded = load(None, environ)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from postbus.app.view import View
+from postbus.bridge.load import Load
 from postbus.config import load
 
 FILE = """
@@ -25,7 +26,14 @@ def test_the_open_page_names_nobody(tmp_path: Path) -> None:
     loaded = load(file, {})
     sinks = {"hook": SimpleNamespace(kind="webhook", health=lambda: SimpleNamespace(ok=True, detail="posting"))}
     process: dict[str, Any] = {"state": "serving", "started_s": 0.0, "file": file, "loaded": loaded, "settings": loaded.settings}
-    process |= {"problems": ("canary: wrong",), "listeners": {}, "sinks": sinks, "dispatcher": None, "spool": None}
+    process |= {
+        "problems": ("canary: wrong",),
+        "listeners": {},
+        "sinks": sinks,
+        "dispatcher": None,
+        "spool": None,
+        "load": Load(used=lambda: 1 << 20, limit=lambda: None),
+    }
     shown = View(cast("Any", SimpleNamespace(**process))).numbers()
     assert "canary" not in json.dumps(shown)
     assert {"ann": "***@example.org /***/", "all": "*@example.org postmaster"} == {

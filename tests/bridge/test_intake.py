@@ -107,7 +107,11 @@ ROUTES = [
 class Bench:
     """A handler over fakes, and a transaction to put it through."""
 
-    def __init__(self, *, lmtp: bool = False, keeper: Keeper | None = None, in_flight_max_octets: int = 10_000) -> None:
+    hostname = "mx.test"
+
+    def __init__(
+        self, *, lmtp: bool = False, keeper: Keeper | None = None, in_flight_max_octets: int = 10_000, received: bool = False
+    ) -> None:
         self.all_spool = self.all_tls = False
         self.keeper = keeper if keeper is not None else Keeper()
         self.courier = Courier()
@@ -117,7 +121,8 @@ class Bench:
         self.handler = PublishingHandler(
             route=router.match,
             all_spool=lambda: self.all_spool,
-            terms=Terms("//mx.test/postbus", hold_timeout_s=5, in_flight_max_octets=in_flight_max_octets),
+            hops_max=lambda: 100,
+            terms=Terms("//mx.test/postbus", hold_timeout_s=5, in_flight_max_octets=in_flight_max_octets, received=received),
             courier=self.courier,
             keeper=self.keeper,
             now_ms=lambda: NOW_MS,
@@ -297,6 +302,17 @@ async def test_who_has_authenticated_is_written_down(bench: Bench, authenticated
     assert expected == mail.auth
     assert ("esmtpa" if authenticated else "esmtp") == mail.protocol
     assert b"secret" not in mail_to_bytes(mail)
+
+
+@pytest.mark.parametrize(("received", "expected"), [(False, ""), (True, "mx.test")])
+async def test_who_we_are_is_written_down_where_events_carry_a_received_field(received: bool, expected: str) -> None:
+    """The name of the listener's host, so that a retry after a change of it says the same; off by default."""
+    bench = Bench(received=received)
+    bench.mail()
+    bench.rcpt("orders@x.org")
+    await bench.data()
+    ((mail, _),) = bench.keeper.taken
+    assert expected == mail.received_by
 
 
 async def test_the_null_sender_is_an_empty_text(bench: Bench) -> None:
@@ -501,6 +517,17 @@ RECEIVED = b"Received: from a by b;\r\n\tThu, 1 Jan 2026 00:00:00 +0000\r\n"
 def test_hops_are_received_fields(head: bytes, expected: int) -> None:
     """Only fields of the header block count."""
     assert expected == intake.hops(head + b"text\r\n")
+
+
+@pytest.mark.parametrize("field_octets", [10, 1000, 5000], ids=["in one read", "in some reads", "beyond what is looked at"])
+def test_of_a_spilled_message_only_the_header_block_is_read(field_octets: int, tmp_path: Path) -> None:
+    """And no more than a bound of it."""
+    path = tmp_path / "spilled"
+    field = b"Received: " + b"x" * field_octets + b"\r\n"
+    path.write_bytes(field * 100 + b"\r\n" + b"Received: text\r\n" * 100_000)
+    head = intake._beginning(path)
+    assert len(head) <= min(len(field) * 100 + 2 + intake.HEAD_STEP_OCTETS, intake.HEAD_MAX_OCTETS)
+    assert intake.hops(head) == min(100, intake.HEAD_MAX_OCTETS // len(field) + 1)
 
 
 @pytest.mark.parametrize(("count", "code"), [(100, 250), (101, 554)])

@@ -85,9 +85,9 @@ BAD_FILES = [
     ),
     pytest.param(
         ROUTES + "listeners: {smtp: {port: 25}}\n",
-        'file:3: listeners.smtp.port: there is no key "port" here; known are address, announce, auth, backlog, clients, hostname, ident, '
-        "lenient_paths, limits, parameters, protocol, smtputf8, socket_mode, spill_threshold_octets, stray, strict_pipelining, timeouts, "
-        "tls",
+        'file:3: listeners.smtp.port: there is no key "port" here; known are address, announce, auth, backlog, clients, content, '
+        "hostname, ident, lenient_paths, limits, parameters, protocol, smtputf8, socket_mode, spill_threshold_octets, stray, "
+        "strict_pipelining, timeouts, tls",
         id="an unknown key",
     ),
     pytest.param(

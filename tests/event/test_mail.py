@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MappingProxyType
 
 import orjson
@@ -82,3 +83,11 @@ def test_damage_is_a_value_error(octets: bytes) -> None:
     """Damage has one name, so that the spool can set the row aside."""
     with pytest.raises(ValueError, match=r"."):
         mail_from_bytes(octets)
+
+
+def test_a_row_of_before_the_received_field_is_readable() -> None:
+    """A record that does not know whether events carry a Received field of ours means that they do not."""
+    written = mail(PLAIN, recipient())
+    tree = orjson.loads(mail_to_bytes(replace(written, received_by="mx.example")))
+    assert tree["mail"].pop("received_by") == "mx.example"
+    assert written == mail_from_bytes(orjson.dumps(tree))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,8 +15,18 @@ from postbus.selftest.wire import Address
 from tests.e2e.postfix import folder_for_postfix, postfix
 from tests.ports import free_ports
 
+OLD: dict[str, str] = {"smtpd_forbid_bare_newline": "no", "smtpd_forbid_unauth_pipelining": "no"}
+"""The defaults before Postfix 3.9."""
+
+NEW: dict[str, str] = {
+    "smtpd_forbid_bare_newline": "normalize",
+    "smtpd_forbid_bare_newline_exclusions": "",  # by default loopback is excluded
+    "smtpd_forbid_unauth_pipelining": "yes",
+}
+"""The defaults since, which older ones can be told."""
+
 POSTFIX: dict[str, str] = {
-    # not its defaults: mail ends here instead of anywhere, one recipient is refused, and errors are not slowed down
+    # not its defaults: mail ends here instead of anywhere, and errors are not slowed down
     "mydestination": "mx.test",
     "local_transport": "discard:",
     "local_recipient_maps": "",
@@ -58,8 +68,8 @@ def an_aiosmtpd(authority: trustme.CA) -> Iterator[Target]:
 
 
 @contextmanager
-def a_postfix(authority: trustme.CA) -> Iterator[Target]:
-    """Run Postfix, or end the test where there is none."""
+def a_postfix(authority: trustme.CA, more: Mapping[str, str]) -> Iterator[Target]:
+    """Run Postfix with *more* settings, or end the test where there is none."""
     with folder_for_postfix() as folder:
         certificate = authority.issue_cert("localhost")
         pem, ca = folder / "server.pem", folder / "authority.pem"
@@ -68,7 +78,9 @@ def a_postfix(authority: trustme.CA) -> Iterator[Target]:
         pem.chmod(0o600)
         access = folder / "access"
         access.write_text("nobody@mx.test 550 5.1.1 No such user\n")
-        settings = POSTFIX | {
+        settings = {
+            **POSTFIX,
+            **more,
             "smtpd_recipient_restrictions": f"check_recipient_access texthash:{access}, permit",
             "smtpd_tls_cert_file": str(pem),
             "smtpd_tls_key_file": str(pem),

@@ -17,6 +17,7 @@ from postbus.selftest.vectors import Row, rows
 from postbus.selftest.verdict import Verdict, differences, judge
 from postbus.selftest.wire import Address
 from postbus.server import AuthResult, Envelope, Listener, ListenerSettings, LoginPassword
+from postbus.server.networks import Networks
 from postbus.server.settings import TlsSettings
 from postbus.smtp import Limits
 from tests.server.conftest import Run
@@ -70,8 +71,9 @@ async def served(row: Row, *, implicit: bool) -> AsyncIterator[tuple[Listener, K
     options = {"authenticator": know} if offer.get("auth") else {}
     async with listening(handler, settings, tls_context=server_context(), **options) as listener:
         roster = roster_of(listener)
+        spared = Networks(tuple(offer.pop("stray_allowed_from", ())))
         offer = {"starttls": False, **offer}
-        roster.terms = replace(roster.terms, offer=offer, limits=limits, auth_failure_delay_s=0.0)
+        roster.terms = replace(roster.terms, offer=offer, limits=limits, stray_allowed_from=spared, auth_failure_delay_s=0.0)
         if row.protocol == "lmtp":
             from postbus.server import LMTP
 

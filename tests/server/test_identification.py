@@ -27,6 +27,7 @@ from postbus.server import (
     Listener,
     ListenerSettings,
     LoginPassword,
+    Session,
     auth_mechanism,
     identification,
     users,
@@ -84,6 +85,14 @@ async def greeted(wire: Wire) -> str:
     return next((line[4:] for line in lines if line[4:].startswith("AUTH")), "")
 
 
+def session_of(listener: Listener) -> Session:
+    """Return the one session there is."""
+    (connection,) = roster_of(listener).connections
+    assert isinstance(connection, SMTP)
+    assert connection.session is not None
+    return connection.session
+
+
 def counted(outcome: str, mechanism: str = "PLAIN") -> float:
     """Return how many exchanges have ended so."""
     return NUMBERS.reading("postbus_authentications_total").get(("test", mechanism, outcome), 0)
@@ -103,8 +112,7 @@ def test_an_authenticator_decides(authenticator: Any, run: Run) -> None:
             assert await greeted(wire) == "AUTH LOGIN PLAIN"
             assert await wire.say("MAIL FROM:<a@x>") == "530 5.7.0 Authentication required"
             assert await wire.say(f"AUTH PLAIN {BAD}") == FAILED
-            (connection,) = roster_of(listener).connections
-            assert connection.session.authenticated is False
+            assert session_of(listener).authenticated is False
             assert await wire.say(f"AUTH PLAIN {GOOD}") == DONE
             await wire.begin()
             await sent(wire)
@@ -472,8 +480,7 @@ def test_challenges_after_the_end_are_not_sent(run: Run) -> None:
             assert await wire.say("*") == "501 5.7.0 Authentication cancelled"
             assert await wire.talk("NOOP", "MAIL FROM:<a@x>") == ["250", "250"]
             assert [MISSING] * 3 == box.answers
-            (connection,) = roster_of(listener).connections
-            assert not connection.session.authenticated
+            assert not session_of(listener).authenticated
         assert before + 1 == counted("cancelled", "X")
 
     run(scenario())

@@ -10,7 +10,23 @@ from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from postbus.smtp import Auth, AuthResponse, Chunk, EndOfMessage, Engine, Event, Limits, Offer, Owed, Rcpt, Refused, Reply, Signal, StartTls
+from postbus.smtp import (
+    Auth,
+    AuthResponse,
+    Bdat,
+    Chunk,
+    EndOfMessage,
+    Engine,
+    Event,
+    Limits,
+    Offer,
+    Owed,
+    Rcpt,
+    Refused,
+    Reply,
+    Signal,
+    StartTls,
+)
 from postbus.smtp import replies as words
 
 BANNER = Reply(220, "mx.test ESMTP")
@@ -116,6 +132,8 @@ class Driver:
             if isinstance(reply, Reply) and reply.code < 300:
                 self.accepted.append(b"".join(self._pieces))
             self._pieces = []
+        elif not self.engine.in_transaction:  # RSET or a greeting between chunks
+            self._pieces = []
         if isinstance(event, StartTls) and self.engine.next_event() is Signal.PAUSED:
             self.engine.tls_started()
 
@@ -155,6 +173,9 @@ def normal(events: Sequence[Event]) -> list[Event]:
     for event in events:
         if isinstance(event, Chunk):
             pieces.append(event.octets)
+            continue
+        if isinstance(event, Bdat):  # the next chunk of the same message
+            result.append(event)
             continue
         if isinstance(event, EndOfMessage) and event.refusal is None:
             result.append(Chunk(b"".join(pieces)))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from postbus.smtp import DataStart, Expn, Helo, Help, Mail, Noop, Offer, Quit, Rcpt, Reply, Rset, StartTls, Vrfy, replies
+from postbus.smtp import Bdat, DataStart, Expn, Helo, Help, Mail, Noop, Offer, Quit, Rcpt, Reply, Rset, StartTls, Vrfy, replies
 from postbus.smtp.commands import FORBIDDEN, SYNTAX, VERBS, greeting_lines, help_reply, limits_line
 from postbus.smtp.events import Owed
 from postbus.smtp.parameters import MAIL as MAIL_PARAMETERS
@@ -25,6 +25,7 @@ class Session:
     tls: bool = False
     authenticated: bool = False
     smtputf8: bool = False
+    binarymime: bool = False
 
 
 PLAIN = Session()
@@ -34,6 +35,9 @@ ENCRYPTED = Session(Offer("mx.test", starttls=True), tls=True)
 AFTER_HELO = Session(Offer("mx.test", starttls=True), esmtp=False)
 LENIENT = Session(Offer("mx.test", lenient_paths=True))
 NO_UTF8 = Session(Offer("mx.test", smtputf8=False))
+BINARY = Session(binarymime=True)
+UNCHUNKED = Session(Offer("mx.test", chunking=False))
+NO_BINARY = Session(Offer("mx.test", binarymime=False))
 UNLIMITED = Session(Offer("mx.test", size_octets=None))
 MORE = Session(Offer("mx.test", keywords=("FUTURERELEASE 100 x", "XFOO bar")))
 RECORDING = Session(Offer("mx.test", unregistered="record"))
@@ -90,6 +94,18 @@ RECORDING = Session(Offer("mx.test", unregistered="record"))
         ("RCPT", "FROM:<a@b>", PLAIN, SYNTAX["RCPT"]),
         ("DATA", None, PLAIN, DataStart()),
         ("DATA", "x", PLAIN, SYNTAX["DATA"]),
+        ("DATA", None, BINARY, replies.BINARY_NEEDS_BDAT),
+        ("BDAT", "0", PLAIN, Bdat(0, last=False)),
+        ("BDAT", "0 LAST", PLAIN, Bdat(0, last=True)),
+        ("BDAT", "086  last", PLAIN, Bdat(86, last=True)),
+        ("BDAT", "9" * 19, PLAIN, Bdat(10**19 - 1, last=False)),
+        *[("BDAT", arg, PLAIN, replies.BAD_CHUNK) for arg in
+          (None, "x", "-1", "+1", "1 FIRST", "1 LAST x", "1LAST", "LAST", "0x10", "1.0", "9" * 20, "\u0661")],
+        ("BDAT", "1", UNCHUNKED, replies.NO_BDAT),
+        ("BDAT", "x", UNCHUNKED, replies.NO_BDAT),
+        ("MAIL", "FROM:<a@b> BODY=binarymime", PLAIN, Mail("a@b", {"BODY": "binarymime"}, {})),
+        ("MAIL", "FROM:<a@b> BODY=BINARYMIME", UNCHUNKED, replies.BAD_PARAMETER),
+        ("MAIL", "FROM:<a@b> BODY=BINARYMIME", NO_BINARY, replies.BAD_PARAMETER),
         ("RSET", None, PLAIN, Rset()),
         ("QUIT", None, PLAIN, Quit()),
         ("NOOP", None, PLAIN, Noop(None)),
@@ -146,7 +162,7 @@ def test_before_auth_column_is_rfc_4954() -> None:
 
 def test_junk_column_spares_what_moves_mail() -> None:
     """A client that sends nothing but mail never runs out of budget."""
-    assert {"MAIL", "RCPT", "DATA", "QUIT"} == {name for name, row in VERBS.items() if not row.junk}
+    assert {"MAIL", "RCPT", "DATA", "BDAT", "QUIT"} == {name for name, row in VERBS.items() if not row.junk}
 
 
 def test_the_tables_do_not_overlap() -> None:
@@ -172,6 +188,8 @@ def test_greeting_lines() -> None:
         "SIZE 10",
         "8BITMIME",
         "SMTPUTF8",
+        "CHUNKING",
+        "BINARYMIME",
         "ENHANCEDSTATUSCODES",
         "STARTTLS",
         "LIMITS RCPTMAX=1000",
@@ -185,6 +203,7 @@ def test_greeting_lines() -> None:
         full,
         size_octets=None,
         smtputf8=False,
+        chunking=False,
         eightbitmime=False,
         pipelining=False,
         enhanced=False,

@@ -22,6 +22,7 @@ class Session:
     tls: bool = False
     authenticated: bool = False
     smtputf8: bool = False
+    binarymime: bool = False
 
 
 @pytest.mark.parametrize(

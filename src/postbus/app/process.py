@@ -28,11 +28,13 @@ from postbus.bridge.dispatcher import Dispatcher
 from postbus.bridge.fates import Fates
 from postbus.bridge.hold import Courier
 from postbus.bridge.intake import PublishingHandler, Terms
+from postbus.bridge.load import Load
 from postbus.bridge.parsing import Parser
 from postbus.bridge.renderer import Renderer
 from postbus.bridge.spool import Spool, SpoolFault, SpoolRefused
 from postbus.config import ConfigurationError, Loaded, Settings, certificates, changes, check, load
 from postbus.server import users
+from postbus.server.clients import Refusal
 from postbus.server.listener import Listener
 from postbus.server.settings import ListenerSettings
 from postbus.server.tls import TlsUnusable, server_context
@@ -52,8 +54,7 @@ LAST_STEP_S = 2.0
 """What a step of the end gets beyond its share."""
 LIMITS_INTERVAL_S = 1.0
 
-SPOOL_UNHEALTHY = Reply(421, "Service not available, try again later", "4.3.2")
-DISK_FULL = Reply(421, "Service not available, try again later", "4.3.1")
+SPOOL_UNHEALTHY = Refusal(Reply(421, "Service not available, try again later", "4.3.2"), "spool")
 
 _BIND_REMEDIES: Mapping[int, str] = {
     errno.EADDRINUSE: "stop what listens there, or choose another address",
@@ -91,6 +92,7 @@ class Process:
         pulse: how late the loop is.
         problems: why the last reload was refused; empty after one that worked.
         fates: what became of the last transactions.
+        load: how much is taken on.
     """
 
     def __init__(self, loaded: Loaded, file: Path | None) -> None:
@@ -104,6 +106,7 @@ class Process:
         self.dispatcher: Dispatcher | None = None
         self.listeners: dict[str, Listener] = {}
         self.rooms: rooms.Rooms | None = None
+        self.load = Load()
         self._sidecar: Sidecar | None = None
         self._parser = Parser(self.settings.parsing)
         self._renderer = Renderer(self._parser)
@@ -180,7 +183,8 @@ class Process:
         handler = PublishingHandler(
             route=lambda address: self.rooms.router.match(address) if self.rooms else None,
             all_spool=lambda: self.rooms is not None and self.rooms.all_spool,
-            terms=Terms(settings.source, settings.hold.timeout_s, settings.hold.in_flight_max_octets),
+            hops_max=lambda: self.settings.hops_max,
+            terms=Terms(settings.source, settings.hold.timeout_s, settings.hold.in_flight_max_octets, settings.received),
             courier=self._courier,
             keeper=self.spool,
             now_ms=lambda: time.time_ns() // 1_000_000,
@@ -226,10 +230,10 @@ class Process:
         for address in listener.addresses:
             telemetry.listener_bound(listener=name, address=address, protocol=listener.settings.protocol, tls=listener.settings.tls.mode)
 
-    def _gate(self) -> Reply | None:
-        """Turn connections away while no mail could be taken: every route needs the spool and it is broken, or no disk is left to hold."""
-        if self._temporary is not None and shutil.disk_usage(self._temporary.name).free < self.settings.spool.free_min_octets:
-            return DISK_FULL
+    def _gate(self) -> Refusal | None:
+        """Turn connections away while too much is taken on, or while no mail could be: every route needs the spool, and it is broken."""
+        if self.load.refusal is not None:
+            return self.load.refusal
         if self.spool is not None and self.spool.gate() == "unhealthy" and self.rooms is not None and self.rooms.all_spool:
             return SPOOL_UNHEALTHY
         return None
@@ -271,9 +275,16 @@ class Process:
                 seen = now
                 await self.reload()
 
+    def _look_at_load(self) -> None:
+        """See whether memory, and the disk under what is held without a spool, last."""
+        least = self.settings.spool.free_min_octets
+        short = self._temporary is not None and shutil.disk_usage(self._temporary.name).free < least
+        self.load.look(self.settings.load, time.monotonic(), disk_short=short)
+
     async def _follow_limits(self) -> None:
-        """Route by what sinks carry now: a Kafka sink learns its topics' limits only once it is connected."""
+        """Route by what sinks carry now: a Kafka sink learns its topics' limits only once it is connected. And look at our own load."""
         while True:
+            self._look_at_load()
             await asyncio.sleep(LIMITS_INTERVAL_S)
             known = self.rooms
             if known is not None and known.outdated():

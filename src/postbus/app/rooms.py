@@ -120,7 +120,7 @@ def needs_spool(settings: Settings) -> bool:
 LIVE = tuple(
     re.compile(pattern)
     for pattern in (
-        r"hostname|acceptance|drain_timeout_s|watch_interval_s",
+        r"hostname|acceptance|drain_timeout_s|watch_interval_s|hops_max|load\..*",
         r"routes(\[.*)?",
         r"sinks(\..*)?",
         r"retry\..*",
@@ -128,9 +128,8 @@ LIVE = tuple(
         r"telemetry\.(log_level|log_format|log_addresses)",
         r"sidecar\.loop_lag_max_s",
         r"listeners\.\w+\.(hostname|ident|smtputf8|stray|strict_pipelining|lenient_paths|announce|spill_threshold_octets)(\[.*)?",
-        r"listeners\.\w+\.(limits|timeouts|parameters|clients)\..*",
+        r"listeners\.\w+\.(auth|clients|content|limits|parameters|timeouts)\..*",
         r"listeners\.\w+\.tls\.(certificate|key|client_ca|client_certificate)",
-        r"listeners\.\w+\.auth\..*",
     )
 )
 """Paths of which a change is in force once a reload has ended; for a listener: for its next connections. All others need a restart."""

@@ -54,6 +54,7 @@ class View:
         if process.spool is not None:
             gate = process.spool.gate()
             checks.append(Check("spool", gate is None, process.spool.reason or f"{process.spool.numbers.messages} messages"))
+        checks.append(Check("load", process.load.refusal is None, process.load.detail, counts=False))
         required = process.settings.require_sink
         for name, sink in process.sinks.items():
             health = sink.health()
@@ -79,10 +80,16 @@ class View:
                 "problems": _counted(process.problems),
             },
             "listeners": {
-                name: {"addresses": listener.addresses, "protocol": listener.settings.protocol, "sessions": listener.sessions}
+                name: {
+                    "addresses": listener.addresses,
+                    "protocol": listener.settings.protocol,
+                    "sessions": listener.sessions,
+                    "clients": listener.clients,
+                }
                 for name, listener in process.listeners.items()
             },
             "sessions": {"open": sum(listener.sessions for listener in process.listeners.values())},
+            "load": self._load(),
             "routes": {
                 name: {"match": " ".join(map(bare_pattern, match.split())), "acceptance": acceptance, "mode": mode, "sinks": sinks}
                 for name, match, acceptance, mode, sinks in rooms.told(process.settings)
@@ -90,6 +97,11 @@ class View:
             "sinks": self._sinks(),
             "spool": self._spool(),
         }
+
+    def _load(self) -> Mapping[str, object]:
+        load = self._process.load
+        shedding = None if load.refusal is None else load.refusal.reason
+        return {"shedding": shedding, "memory_octets": load.used_octets, "memory_max_octets": load.bound_octets}
 
     def _sinks(self) -> Mapping[str, object]:
         process = self._process

@@ -25,6 +25,7 @@ from postbus.bridge.routing import Match
 from postbus.bridge.spool import Slot, SpoolFailed, SpoolFault, SpoolFull, slots_of
 from postbus.event import ids
 from postbus.event.mail import Auth, Client, Mail, Recipient, Tls
+from postbus.server import limits
 from postbus.server.body import Body
 from postbus.server.envelope import Envelope
 from postbus.server.session import Session
@@ -44,10 +45,10 @@ NOT_BY_TLS = Reply(451, "Cannot pass mail on by TLS alone now, try again later",
 
 LOOPING = Reply(554, "Too many hops, this message loops", "5.4.6")
 
-HOPS_MAX = 100
-"""Received fields before a message counts as looping (RFC 5321 s6.3: "normally at least 100")."""
-LOOP_MIN_OCTETS = HOPS_MAX * len(b"Received:\r\n")
-"""A smaller message cannot have gone so far; most need not be looked at."""
+HOP_MIN_OCTETS = len(b"Received:\r\n")
+"""A message smaller than so many for each hop cannot have gone so far; most need not be looked at."""
+HEAD_STEP_OCTETS = 16 * 1024
+"""Of a spilled message so much is read at once, until the header block ends."""
 HEAD_MAX_OCTETS = 256 * 1024
 """Of a header block so much is looked at; a larger one is published raw anyway."""
 
@@ -86,11 +87,13 @@ class Terms:
         source: CloudEvents source of every event.
         hold_timeout_s: how long the sinks may take while a sender waits; below the listener's answer timeout.
         in_flight_max_octets: memory for the events of all messages held at once, each with its message and its request.
+        received: events carry a Received field of ours.
     """
 
     source: str
     hold_timeout_s: float = 25.0
     in_flight_max_octets: int = 256 * 1024 * 1024
+    received: bool = False
 
 
 class PublishingHandler:
@@ -99,6 +102,7 @@ class PublishingHandler:
     Args:
         route: asks the routing table of the moment, so that a reload needs no new handler.
         terms: see ``Terms``.
+        hops_max: so many ``Received`` fields a message may have now (RFC 5321 s6.3).
         all_spool: whether every route promises the spool now; then MAIL is refused already while it takes nothing.
         courier: for routes that hold; keeper: for routes that spool, ``None`` when there is no such route.
         now_ms: the wall clock; random: gives so many random octets.
@@ -110,6 +114,7 @@ class PublishingHandler:
         *,
         route: Callable[[str], Match | None],
         all_spool: Callable[[], bool],
+        hops_max: Callable[[], int],
         terms: Terms,
         courier: Courier,
         keeper: Keeper | None,
@@ -119,6 +124,7 @@ class PublishingHandler:
     ) -> None:
         self._route = route
         self._all_spool = all_spool
+        self._hops_max = hops_max
         self._terms = terms
         self._courier = courier
         self._keeper = keeper
@@ -178,11 +184,15 @@ class PublishingHandler:
         ]
         if not session.lmtp and any(outcome):
             outcome = [replies.TOO_BIG] * len(matches)  # one reply for all: a dead letter instead would be a promise broken after 250
-        if body.size_octets >= LOOP_MIN_OCTETS and hops(await _head(body)) > HOPS_MAX:
+        hops_max = self._hops_max()
+        if body.size_octets > hops_max * HOP_MIN_OCTETS and hops(await _head(body)) > hops_max:
             outcome = [LOOPING] * len(matches)
+            telemetry.limit_hit(listener=session.listener, limit=limits.HOPS)
         trace = telemetry.trace_start("accept mail", kind="server", parent=session.traceparent, listener=session.listener)
         try:
             mail = self._mail(session, envelope, body, matches, trace.traceparent if trace else None)
+            if self._terms.received:
+                mail = replace(mail, received_by=str(getattr(server, "hostname", "")))
             said = await self._answers(mail, body, matches, outcome, alone=not session.lmtp)
         finally:
             if trace is not None:
@@ -352,7 +362,7 @@ def hops(octets: bytes) -> int:
 
 
 async def _head(body: Body) -> bytes:
-    """Return *body*, or the beginning of one that was spilled."""
+    """Return *body*, or of one that was spilled enough to hold its header block."""
     if body.octets is not None:
         return body.octets
     assert body.path is not None, "a body is in memory or in a file"
@@ -360,8 +370,14 @@ async def _head(body: Body) -> bytes:
 
 
 def _beginning(path: Path) -> bytes:
+    head = b""
     with path.open("rb") as file:
-        return file.read(HEAD_MAX_OCTETS)
+        while len(head) < HEAD_MAX_OCTETS and b"\r\n\r\n" not in head:
+            piece = file.read(HEAD_STEP_OCTETS)
+            if not piece:
+                break
+            head += piece
+    return head
 
 
 def _matches(envelope: Envelope) -> list[Match]:

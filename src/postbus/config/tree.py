@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from postbus.bridge.load_settings import LoadSettings
 from postbus.bridge.parsing_settings import ParsingSettings
 from postbus.bridge.settings import Acceptance, HoldSettings, Name, RouteSettings, listed
 from postbus.bridge.spool_settings import DispatchSettings, RetrySettings, SpoolSettings
@@ -60,9 +61,23 @@ class Settings(BaseSettings):
     retry: RetrySettings = Field(default=RetrySettings(), description="When a delivery is tried again, and when it is given up.")
     dispatch: DispatchSettings = Field(default=DispatchSettings(), description="What is held in memory on its way to the sinks.")
     hold: HoldSettings = Field(default=HoldSettings(), description="How routes with `acceptance: hold` wait for their sinks.")
+    load: LoadSettings = Field(default=LoadSettings(), description="When connections are refused because too much is taken on.")
+    hops_max: int = Field(
+        default=100,
+        ge=10,
+        le=1000,
+        description="`Received` fields a message may have; one with more goes round in a loop: 554 5.4.6 (RFC 5321 s6.3: at least 100).",
+    )
     parsing: ParsingSettings = Field(default=ParsingSettings(), description="Bounds of the processes that take unusual mail apart.")
     sidecar: SidecarSettings = Field(default=SidecarSettings(), description="Probes, status, metrics and configuration over HTTP.")
     telemetry: TelemetrySettings = Field(default=TelemetrySettings(), description="What is logged and traced.")
+    received: bool = Field(
+        default=False,
+        description=(
+            "Put a `Received` field of this hop (RFC 5321 s4.4) before the headers that events of modes `parsed` and `both` list. The "
+            "mail's octets, their size and `sha256` stay those received, in every mode."
+        ),
+    )
     require_sink: Annotated[tuple[Name, ...], BeforeValidator(listed, json_schema_input_type=Name | tuple[Name, ...])] = Field(
         default=(),
         description=(

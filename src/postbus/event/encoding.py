@@ -18,6 +18,7 @@ from postbus.event import parameters
 from postbus.event.charsets import scrub_line
 from postbus.event.mail import Mail, Recipient
 from postbus.event.parsed import Address, Attachment, Header, Parsed, Text
+from postbus.event.received import received
 
 Tree = dict[str, Any]
 
@@ -127,7 +128,8 @@ def parsed_tree(mail: Mail, recipient: Recipient, octets: bytes, parsed: Parsed,
     """Return the data of an event that tells what is in the message; mode ``both`` adds the octets. Arguments as for ``raw_tree``."""
     tree = head(mail, recipient, recipient.mode)
     tree["message"] = _message(mail, parsed)
-    tree["headers"] = [_header(header) for header in parsed.headers]
+    own = [{"name": "Received", "value": received(mail, recipient), "lossy": False}] if mail.received_by else []
+    tree["headers"] = own + [_header(header) for header in parsed.headers]
     tree["body"] = _body(parsed)
     tree["attachments"] = [_attachment(index, attachment) for index, attachment in enumerate(parsed.attachments)]
     if recipient.mode == "both":

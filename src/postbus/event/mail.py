@@ -92,6 +92,7 @@ class Mail:
         recipients: every accepted RCPT in order, or those of them that share one fate; accepted: how many the transaction had, ``None`` in
             records of a time when that was not written down, where it is as many as there are.
         traceparent: W3C trace context of the session span when sampled, else ``None``.
+        received_by: our host name, where events are to carry a Received field of ours; ``""``: they are not.
     """
 
     id: str
@@ -111,6 +112,7 @@ class Mail:
     defects: tuple[tuple[str, str], ...] = ()
     traceparent: str | None = None
     accepted: int | None = None
+    received_by: str = ""
 
 
 FORMAT = 1

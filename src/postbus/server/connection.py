@@ -37,7 +37,7 @@ from postbus.server.timers import Lapse, Timed, Timeouts
 from postbus.server.tls import SHUTDOWN_TIMEOUT_S
 from postbus.smtp.engine import Engine
 from postbus.smtp.events import Event, Signal
-from postbus.smtp.replies import EARLY_TALK, LOCAL_ERROR, Reply
+from postbus.smtp.replies import LOCAL_ERROR, Reply
 from postbus.smtp.states import State
 
 TURN_OCTETS = 256 * 1024  # per connection and loop turn: one fast peer otherwise gets 8 MB of uvloop's turn
@@ -283,8 +283,9 @@ class Connection(Timed, asyncio.Protocol):
     def _settle(self, event: Any) -> None:
         """See whether the conversation is over, or TLS begins."""
         if event is Signal.CLOSED:
-            if self._paused & UPGRADE and not self.reason:  # something behind STARTTLS
-                self.limited(limits.OF_REPLY[EARLY_TALK])
+            last_word = self.engine.last_word
+            if last_word is not None and limits.OF_REPLY.get(last_word) != self.limit != limits.EARLY:  # else it is counted already
+                self._count_limit(last_word)
             self.hang_up(self.reason or "refused")
         elif self._paused & UPGRADE and self._handshake_task is None and self.engine.state is State.UPGRADING:
             self.upgrade()

@@ -15,14 +15,14 @@ from postbus.server.hooks import MISSING, Misanswered, message_replies
 from postbus.server.outcome import Answer, Outcome, Pending, Special
 from postbus.server.streaming import NOT_ASCII, Stream, Streaming
 from postbus.smtp import replies
-from postbus.smtp.events import Chunk, EndOfMessage
+from postbus.smtp.events import Bdat, Chunk, EndOfMessage
 from postbus.smtp.replies import Reply
 
 DISK_FULL = Reply(452, "Insufficient system storage", "4.3.1")
 
 
 class Content(Streaming):
-    """What comes behind DATA.
+    """What comes behind DATA and BDAT.
 
     Attributes:
         lmtp: a reply for each accepted recipient (RFC 2033 s4.2).
@@ -139,7 +139,7 @@ class Content(Streaming):
         assert envelope is not None
         envelope.body = body
         if event.defects:
-            add_defects(envelope, event.defects)
+            self._tolerate(envelope, event.defects)
         if self.decode_data:
             envelope.decode = "utf-8" if self.enable_SMTPUTF8 else "ascii"
             if not self.enable_SMTPUTF8 and not body.read().isascii():
@@ -154,7 +154,7 @@ class Content(Streaming):
         stream, envelope = self._stream, self.envelope
         assert envelope is not None
         if event.defects:
-            add_defects(envelope, event.defects)
+            self._tolerate(envelope, event.defects)
         if stream is not None and stream.refusal is not None:
             self._drop_stream()
             return self._messaged(event, stream.refusal)
@@ -182,6 +182,32 @@ class Content(Streaming):
         self._set_post_data_state()
         return answer
 
+    def _on_bdat(self, _event: Bdat) -> Outcome:
+        """Take a chunk. Time runs from the first one to the end of the message, so that many small ones get no more of it than one."""
+        envelope = self.envelope
+        assert envelope is not None
+        if not envelope.rcpt_tos:  # a hook said 250 and kept nobody
+            self._forget_message(envelope)
+            self._set_post_data_state()
+            return replies.SEND_RCPT
+        if self.credit_s is None:
+            self._give_credit()
+        return replies.CHUNK_OK
+
+    def _give_credit(self) -> None:
+        """Content begins: its time runs."""
+        self.credit_s = self.roster.terms.timeouts.data_s
+        self.credited_octets = self.octets
+
+    def _forget_message(self, envelope: Envelope | None) -> None:
+        """The transaction of *envelope* ended without an end of its message: nothing is left of that."""
+        self.mail_at = None
+        if self.credit_s is not None:  # between chunks
+            self.credit_s = None
+            now, self.envelope = self.envelope, envelope
+            self._drop_content()
+            self.envelope = now
+
     def _drop_content(self) -> None:
         """Forget content that is not whole, or that nobody wants."""
         if self._stream is not None:
@@ -197,6 +223,12 @@ class Content(Streaming):
         waiting, self._disk_event = self._disk_event, None
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
+
+    def _tolerate(self, envelope: Envelope, defects: Mapping[str, int]) -> None:
+        """Note *defects*, kind to count, on *envelope* and in the metrics."""
+        for kind, count in defects.items():
+            envelope.defects[kind] = envelope.defects.get(kind, 0) + count
+            telemetry.defect_tolerated(listener=self.roster.terms.name, kind=kind, count=count)
 
     # --- answers that come too late
 
@@ -240,10 +272,4 @@ class Content(Streaming):
         """A message is over: begin with a new envelope."""
         self.envelope = self._create_envelope()
 
-    acts: ClassVar[Mapping[type[Any], Callable[[Any, Any], Outcome]]] = {Chunk: _on_chunk, EndOfMessage: _on_end}
-
-
-def add_defects(envelope: Envelope, defects: Mapping[str, int]) -> None:
-    """Add *defects*, kind to count, to those of *envelope*."""
-    for kind, count in defects.items():
-        envelope.defects[kind] = envelope.defects.get(kind, 0) + count
+    acts: ClassVar[Mapping[type[Any], Callable[[Any, Any], Outcome]]] = {Bdat: _on_bdat, Chunk: _on_chunk, EndOfMessage: _on_end}

@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 from postbus import telemetry
 from postbus.server import limits
 from postbus.server.connection import UPGRADE
-from postbus.server.content import add_defects
 from postbus.server.hooks import MISSING, Hook, Misanswered, ehlo_reply
 from postbus.server.identification import Identification
 from postbus.server.outcome import Answer, Outcome, Pending
@@ -42,6 +41,7 @@ from postbus.smtp.events import (
 )
 from postbus.smtp.replies import Reply
 from postbus.smtp.states import State
+from postbus.smtp.terms import Offer
 
 NULL_SENDER = "<>"  # what aiosmtpd's handlers see for the null reverse-path
 
@@ -135,10 +135,7 @@ class Dialog(Identification):
             plan = roster.plan = Plan(self, roster)
         self._plan = plan
         self._set_rset_state()
-        offer = plan.offer
-        if self.session is not None and self.session.peer in roster.terms.pipelining_exempt:
-            offer = replace(offer, strict_pipelining=False)
-        self.engine = Engine(offer, lmtp=self.lmtp, limits=plan.limits, raw_verbs=plan.raw_verbs, tls=tls)
+        self.engine = Engine(self._offer(), lmtp=self.lmtp, limits=plan.limits, raw_verbs=plan.raw_verbs, tls=tls)
         self._greeted = True
         self._offer_external()
         delay_s = roster.terms.timeouts.greet_delay_s
@@ -154,6 +151,18 @@ class Dialog(Identification):
             return self._ask("CONNECT", hook, self._connected, None)
         self._open(self._plan.banner)
         return None
+
+    def _offer(self) -> Offer:
+        """Return what this peer is offered when its session begins, or when it turns out to be somebody else (PROXY, XCLIENT)."""
+        offer, terms = self._plan.offer, self.roster.terms
+        if not (terms.stray_allowed_from or terms.pipelining_exempt) or self.session is None:
+            return offer
+        spared: dict[str, Any] = {}
+        if self.session.peer in terms.stray_allowed_from:
+            spared["stray"] = "allow"
+        if self.session.peer in terms.pipelining_exempt:
+            spared["strict_pipelining"] = False
+        return replace(offer, **spared) if spared else offer
 
     def _offer_external(self) -> None:
         """Offer EXTERNAL to who has shown a certificate, where it is wanted."""
@@ -231,7 +240,7 @@ class Dialog(Identification):
         hook = hooks.ehlo if session.extended_smtp else hooks.helo
         if hook is None:
             session.host_name = event.hostname
-            self.mail_at = None
+            self._forget_message(before[0])
             return self.engine.default_reply(event)
 
         def settle(_event: Helo, result: Any) -> Outcome:
@@ -240,7 +249,7 @@ class Dialog(Identification):
                 self.envelope, session.extended_smtp = before
                 self.engine.grant(granted)
             else:
-                self.mail_at = None
+                self._forget_message(before[0])
                 session.host_name = session.host_name or event.hostname
                 self.engine.authenticated = self.engine.authenticated or bool(session.authenticated)  # a hook may know the peer
             return reply
@@ -258,7 +267,7 @@ class Dialog(Identification):
             return self._verdict("HELO", result)
         if not self._plan.hooks.ehlo_has_responses:  # the 4-argument form: our lines first, its line last
             own = self._verdict("EHLO", result)
-            return own if own.code >= 400 else Reply(250, (*self.engine.greeting_lines(), *self._pushed_lines(), own.lines[-1]))
+            return own if own.code >= 400 else Reply(250, (*self.engine.greeting_lines(), *self._pushed_lines(), *own.lines))
         try:
             return self._with_pushed(ehlo_reply(result))
         except Misanswered:
@@ -290,7 +299,7 @@ class Dialog(Identification):
             envelope.smtp_utf8 = "SMTPUTF8" in parameters
             options = _options(event)
         if event.defects:
-            add_defects(envelope, event.defects)
+            self._tolerate(envelope, event.defects)
         self.mail_at = self.roster.sweep.now
         hook = self._plan.hooks.mail
         if hook is not None:
@@ -332,7 +341,7 @@ class Dialog(Identification):
         hook = self._plan.hooks.rcpt
         if hook is None:
             if event.defects:
-                add_defects(envelope, event.defects)
+                self._tolerate(envelope, event.defects)
             envelope.rcpt_tos.append(event.address)
             envelope.rcpt_options.extend(options)
             envelope.rcpt_params.append(dict(event.parameters))
@@ -350,7 +359,7 @@ class Dialog(Identification):
                 del envelope.rcpt_options[options_before:]
                 return reply
             if event.defects:
-                add_defects(envelope, event.defects)
+                self._tolerate(envelope, event.defects)
             for _ in envelope.rcpt_tos[before:]:  # a hook may make several of one
                 envelope.rcpt_params.append(dict(event.parameters))
             return reply
@@ -362,13 +371,12 @@ class Dialog(Identification):
         assert envelope is not None
         if not envelope.rcpt_tos:  # a hook said 250 and kept nobody
             return replies.SEND_RCPT
-        self.credit_s = self.roster.terms.timeouts.data_s
-        self.credited_octets = self.octets
+        self._give_credit()
         return replies.START_MAIL
 
     def _on_rset(self, event: Rset) -> Outcome:
+        self._forget_message(self.envelope)
         self._set_rset_state()
-        self.mail_at = None
         return self._simple("RSET", self._plan.hooks.rset, event)
 
     def _on_noop(self, event: Noop) -> Outcome:

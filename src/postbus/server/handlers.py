@@ -16,6 +16,7 @@ from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from email import message_from_bytes, message_from_string
 from email.message import Message as EmailMessage
+from functools import partial
 from typing import Any, Self, TextIO
 
 from postbus.server.envelope import Envelope
@@ -26,8 +27,12 @@ __all__ = ["AsyncMessage", "Debugging", "Mailbox", "Message", "MessageBase", "Pr
 
 RELAY_TIMEOUT_S = 25.0  # for one message to the relay, below the 30 s after which a listener answers 451 for a hook
 
-RELAY_UNREACHABLE = Reply(451, "The relay cannot be reached", "4.4.1")
-RELAY_BROKEN = Reply(451, "The relay broke off", "4.4.2")
+COMMASPACE = ", "
+CRLF = b"\r\n"
+EMPTYBYTES = b""
+
+RELAY_BROKE_OFF = b"4.4.2 The relay broke off"
+RELAY_BROKEN = Reply.parse("451 " + RELAY_BROKE_OFF.decode())
 RELAYED = Reply(250, "OK", "2.0.0")
 
 _HEADER_END = re.compile(rb"^\r?\n", re.MULTILINE)
@@ -102,26 +107,29 @@ class Proxy:
     async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> list[Reply]:
         """Pass the message on, with the peer behind its headers; return an outcome for each recipient in order."""
         del server
-        content = envelope.original_content or b""
         peer = session.peer[0] if isinstance(session.peer, tuple) else session.peer
-        return await asyncio.to_thread(self._deliver, envelope, with_peer(content, str(peer)))
-
-    def _deliver(self, envelope: Envelope, content: bytes) -> list[Reply]:
-        """Talk to the relay; blocks, up to RELAY_TIMEOUT_S a reply."""
-        sender = "" if envelope.mail_from == "<>" else envelope.mail_from or ""
+        data = with_peer(envelope.original_content or b"", str(peer))
         options = [word for word in envelope.mail_options if word.partition("=")[0] in {"SMTPUTF8", "BODY"}]
+        deliver = partial(self._deliver, mail_options=options) if options else self._deliver
+        refused = await asyncio.to_thread(deliver, envelope.mail_from or "", envelope.rcpt_tos, data)
+        return outcomes(envelope.rcpt_tos, refused)
+
+    def _deliver(
+        self, mail_from: str, rcpt_tos: Sequence[str], data: str | bytes, mail_options: Sequence[str] = ()
+    ) -> Mapping[str, tuple[int, bytes]]:
+        """Talk to the relay; return (code, text) of each recipient that was refused. Blocks, up to RELAY_TIMEOUT_S a reply."""
         try:
             with smtplib.SMTP(self._hostname, self._port, timeout=RELAY_TIMEOUT_S) as relay:
-                refused = relay.sendmail(sender, envelope.rcpt_tos, content, _offered(relay, options))
+                return relay.sendmail("" if mail_from == "<>" else mail_from, rcpt_tos, data, _offered(relay, mail_options))
         except smtplib.SMTPRecipientsRefused as error:
-            refused = error.recipients
+            return error.recipients
         except smtplib.SMTPResponseException as error:
-            return [reply_from(error.smtp_code, error.smtp_error)] * len(envelope.rcpt_tos)
+            why = error.smtp_code, error.smtp_error if isinstance(error.smtp_error, bytes) else error.smtp_error.encode()
         except (smtplib.SMTPNotSupportedError, smtplib.SMTPServerDisconnected):
-            return [RELAY_BROKEN] * len(envelope.rcpt_tos)
+            why = 451, RELAY_BROKE_OFF
         except OSError:
-            return [RELAY_UNREACHABLE] * len(envelope.rcpt_tos)
-        return outcomes(envelope.rcpt_tos, refused)
+            why = 451, b"4.4.1 The relay cannot be reached"
+        return dict.fromkeys(rcpt_tos, why)
 
 
 def _offered(relay: smtplib.SMTP, options: Sequence[str]) -> list[str]:
@@ -134,7 +142,7 @@ def with_peer(content: bytes, peer: str) -> bytes:
     """Return *content* with an ``X-Peer`` line as its last header, its end of line as the header's end has it."""
     end = _HEADER_END.search(content)
     line = b"X-Peer: " + peer.encode("ascii", "replace")
-    return content[: end.start()] + line + end[0] + content[end.start() :] if end else content + line + b"\r\n"
+    return content[: end.start()] + line + end[0] + content[end.start() :] if end else content + line + CRLF
 
 
 def outcomes(recipients: Sequence[str], refused: Mapping[str, tuple[int, bytes]]) -> list[Reply]:
@@ -178,7 +186,7 @@ class MessageBase(metaclass=ABCMeta):
             raise TypeError(f"Expected str or bytes, got {type(content)}")
         message["X-Peer"] = str(session.peer)
         message["X-MailFrom"] = envelope.mail_from or ""
-        message["X-RcptTo"] = ", ".join(envelope.rcpt_tos)
+        message["X-RcptTo"] = COMMASPACE.join(envelope.rcpt_tos)
         return message
 
     @abstractmethod

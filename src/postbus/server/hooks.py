@@ -161,18 +161,33 @@ def _reply_of_text(text: str) -> Reply:
 def message_replies(outcome: Any, recipients: int, *, lmtp: bool) -> Reply | tuple[Reply, ...]:
     """Return what *outcome* of ``handle_DATA`` says for *recipients* accepted ones: one reply on SMTP, one each on LMTP (RFC 2033 s4.2).
 
-    A sequence holds one outcome per recipient, in order; on SMTP it is folded (``replies.fold``).
+    A sequence holds one outcome per recipient, in order; on SMTP it is folded (``replies.fold``). So does text with a whole reply on each
+    line, which is how LMTP handlers for aiosmtpd say it.
 
     Raises:
         Misanswered: not a reply, or not as many as recipients.
     """
     if type(outcome) is str or isinstance(outcome, bytes | Reply) or not isinstance(outcome, Sequence):
-        one = reply_of(outcome)
+        try:
+            one = reply_of(outcome)
+        except Misanswered:
+            each = _replies_by_line(outcome)
+            if recipients < 2 or len(each) != recipients:
+                raise
+            return each if lmtp else replies.fold(each)
         return (one,) * recipients if lmtp else one
     each = tuple(reply_of(part) for part in outcome)
     if len(each) != recipients:
         raise Misanswered(f"returned {len(each)} replies for {recipients} recipients")
     return each if lmtp else replies.fold(each)
+
+
+def _replies_by_line(outcome: Any) -> tuple[Reply, ...]:
+    """Return the replies in *outcome*, text with one on each line; none if it is something else."""
+    try:
+        return tuple(reply_of(line) for line in outcome.split("\r\n")) if isinstance(outcome, str) else ()
+    except Misanswered:
+        return ()
 
 
 def ehlo_reply(outcome: Any) -> Reply:

@@ -116,6 +116,11 @@ class Listener:
         return 0 if self.roster is None else len(self.roster.connections)
 
     @property
+    def clients(self) -> int:
+        """How many client networks are known: connected, or remembered for their rates."""
+        return 0 if self.roster is None else len(self.roster.clients)
+
+    @property
     def tls_context(self) -> ssl.SSLContext | None:
         """The context of handshakes that start now."""
         return self._tls_context
@@ -269,6 +274,8 @@ class Listener:
             timeouts=timeouts_of(settings.timeouts),
             offer={
                 "stray": settings.stray,
+                "chunking": settings.content.chunking,
+                "binarymime": settings.content.binarymime,
                 "strict_pipelining": settings.strict_pipelining,
                 "lenient_paths": settings.lenient_paths,
                 "keywords": keywords(settings.announce, settings.parameters),
@@ -277,6 +284,7 @@ class Listener:
                 "unregistered": settings.parameters.unregistered,
                 **({"auth_tls": not settings.auth.allow_plaintext} if self._auth_parameters else {}),
             },
+            stray_allowed_from=networks_of(settings.content.stray_allowed_from),
             auth_failure_delay_s=settings.auth.failure_delay_s,
             implicit_tls=settings.tls.mode == "implicit",
             spill_folder=self._spill_folder,

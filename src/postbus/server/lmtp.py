@@ -7,6 +7,8 @@ from typing import ClassVar
 from postbus.server.plan import syntax
 from postbus.server.smtp import SMTP
 
+__all__ = ["LMTP", "SMTP", "syntax"]
+
 
 class LMTP(SMTP):
     """One LMTP session. ``handle_EHLO`` is asked about LHLO too; ``handle_DATA`` may return a list, one outcome per recipient in order."""

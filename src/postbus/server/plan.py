@@ -52,7 +52,7 @@ class Plan:
         hooks: the handler's.
         methods: name of verb to name of method, of every raw verb.
         raw_verbs: the same names, as the engine takes them.
-        offer: for connections as they begin.
+        offer: for connections as they begin. BDAT only where DATA has no method: it would go round that.
         banner: greeting of the usual kind.
         limits: of the engine; the class' own bounds included.
         external: who has shown a certificate is offered EXTERNAL too.
@@ -90,7 +90,8 @@ class Plan:
         offer = offer_of(server, roster, mechanisms_of(server, self))
         without = tuple(mechanism for mechanism in offer.auth if mechanism != "EXTERNAL")
         self.external = without != offer.auth and self.mechanisms["EXTERNAL"] == ("server", "auth_EXTERNAL")
-        self.offer = replace(offer, auth=without) if self.external else offer
+        chunking = offer.chunking and "DATA" not in methods
+        self.offer = replace(offer, auth=without if self.external else offer.auth, chunking=chunking)
         self.limits = limits_of(server, roster.terms.limits)
         self.banner = Reply(220, banner_text(server))
 
@@ -188,7 +189,8 @@ def offer_of(server: Dialog, roster: Roster, mechanisms: tuple[str, ...]) -> Off
         auth_tls=server._auth_require_tls,  # noqa: SLF001
         require_auth=server._auth_required and is_stock(type(server), "check_auth_needed"),  # noqa: SLF001
     )
-    return replace(offer, **roster.terms.offer)
+    offer = replace(offer, **roster.terms.offer)
+    return replace(offer, binarymime=offer.binarymime and not server.decode_data)  # what is binary is no text
 
 
 def least(one: int | None, other: int | None) -> int | None:

@@ -49,6 +49,7 @@ class Terms:
         connections_max, session_max_octets: 0 or less: no limit.
         limits: of the engine.
         offer: fields of ``smtp.terms.Offer`` that the listener decides.
+        stray_allowed_from: peers to whom ``stray`` is ``allow``.
         spill_folder: where content beyond *spill_threshold_octets* goes; None: it stays in memory.
         auth_failure_delay_s: before the answer to a failed AUTH, times the number of failures so far.
         gate: asked before each banner; a reply, or one with the word that says why, refuses the connection.
@@ -65,6 +66,7 @@ class Terms:
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)
     offer: dict[str, Any] = field(default_factory=dict)
+    stray_allowed_from: Networks = field(default_factory=Networks)
     implicit_tls: bool = False
     spill_folder: Path | None = None
     spill_threshold_octets: int = 256 * 1024

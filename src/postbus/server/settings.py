@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from postbus.server.auth_settings import AuthSettings
 from postbus.server.client_settings import ClientSettings
+from postbus.server.content_settings import ContentSettings
 from postbus.server.parameter_settings import Announced, ParameterSettings
 
 KIB = 1024
@@ -176,7 +177,8 @@ class ListenerSettings(BaseModel):
     ident: str = Field(default="postbus", max_length=200, description="Words after the name in the banner.")
     smtputf8: bool = Field(default=True, description="Offer SMTPUTF8 (RFC 6531).")
     stray: Literal["reject", "allow"] = Field(
-        default="reject", description="A CR or LF alone, or a NUL, in content: 550 5.5.2, or kept and recorded as a defect."
+        default="reject",
+        description="A CR or LF alone, or a NUL, in content: 550 5.5.2, or kept and recorded as a defect. Behind BDAT always kept.",
     )
     strict_pipelining: bool = Field(
         default=True,
@@ -194,6 +196,7 @@ class ListenerSettings(BaseModel):
         default=0o660, ge=0, le=0o777, description="Permissions of a Unix socket, in octal as chmod takes them: `0660` is 432, the default."
     )
     spill_threshold_octets: int = Field(default=256 * KIB, ge=4 * KIB, description="Content beyond this goes to a file.")
+    content: ContentSettings = Field(default=ContentSettings(), description="How content may come.")
     tls: TlsSettings = Field(default=TlsSettings(mode="none"), description="Certificate, key and mode.")
     auth: AuthSettings = Field(default=AuthSettings(), description="Who may authenticate (RFC 4954), and who has to.")
     limits: LimitSettings = Field(default=LimitSettings(), description="How much is taken.")

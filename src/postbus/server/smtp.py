@@ -20,7 +20,16 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, cast
 
-from postbus.server.auth import AuthCallbackType, AuthenticatorType, AuthMechanismType, AuthResult, LoginPassword, auth_mechanism
+from postbus import __version__
+from postbus.server.auth import (
+    VALID_AUTHMECH,
+    AuthCallbackType,
+    AuthenticatorType,
+    AuthMechanismType,
+    AuthResult,
+    LoginPassword,
+    auth_mechanism,
+)
 from postbus.server.body import Spill
 from postbus.server.connection import UPGRADE
 from postbus.server.dialog import Dialog
@@ -40,6 +49,7 @@ __all__ = [
     "DATA_SIZE_DEFAULT",
     "MISSING",
     "SMTP",
+    "VALID_AUTHMECH",
     "AuthCallbackType",
     "AuthMechanismType",
     "AuthResult",
@@ -47,6 +57,8 @@ __all__ = [
     "Envelope",
     "LoginPassword",
     "Session",
+    "__ident__",
+    "__version__",
     "auth_mechanism",
     "call_limits",
     "machine_name",
@@ -54,6 +66,7 @@ __all__ = [
     "syntax",
 ]
 
+__ident__ = "postbus"
 BOGUS_LIMIT = 5  # unknown verbs of a session, the one that ends it not counted
 CALL_LIMIT_DEFAULT = 20  # calls of a verb that a ``command_call_limit`` mapping does not name
 DATA_SIZE_DEFAULT = 2**25
@@ -231,6 +244,11 @@ class SMTP(Dialog):
     def _smtp_methods(self) -> dict[str, Callable[..., Any]]:
         """The methods of this server by verb: ``{"DATA": self.smtp_DATA}``."""
         return {name.removeprefix("smtp_").upper(): getattr(self, name) for name in dir(self) if name.startswith("smtp_")}
+
+    @property
+    def _tls_protocol(self) -> Any:
+        """Something true while TLS is active, which is what programs ask it for; else None."""
+        return self.session.ssl if self.session is not None else None
 
     @property
     def command_size_limits(self) -> Mapping[str, int]:

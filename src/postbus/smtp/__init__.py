@@ -7,6 +7,7 @@ from postbus.smtp.engine import Engine, OutOfTurn
 from postbus.smtp.events import (
     Auth,
     AuthResponse,
+    Bdat,
     Chunk,
     Command,
     DataStart,
@@ -33,6 +34,7 @@ from postbus.smtp.terms import Limits, Offer
 __all__ = [
     "Auth",
     "AuthResponse",
+    "Bdat",
     "Chunk",
     "Command",
     "DataStart",

@@ -3,29 +3,47 @@
 A parser is a function of the argument and of where the session stands; it returns the event, or the reply that refuses the
 argument. Whether the command may come now is not its question (``states``), nor is policy (the shell's).
 
-Places kept: BDAT and XCLIENT become rows of ``VERBS`` (each ends a group; BDAT brings a second framing, see ``content``).
+Place kept: XCLIENT becomes a row of ``VERBS`` (it ends a group).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from postbus.smtp import exchange, grammar, parameters, replies
-from postbus.smtp.events import NO_DEFECTS, NO_PARAMETERS, DataStart, Expn, Helo, Help, Mail, Noop, Owed, Quit, Rcpt, Rset, StartTls, Vrfy
+from postbus.smtp.events import (
+    NO_DEFECTS,
+    NO_PARAMETERS,
+    Bdat,
+    DataStart,
+    Expn,
+    Helo,
+    Help,
+    Mail,
+    Noop,
+    Owed,
+    Quit,
+    Rcpt,
+    Rset,
+    StartTls,
+    Vrfy,
+)
 from postbus.smtp.replies import Reply
 from postbus.smtp.terms import Limits, Offer
 
 
 class Standing(Protocol):
-    """What a parser may know of the session. ``smtputf8``: the open transaction's MAIL had that keyword."""
+    """What a parser may know of the session. ``smtputf8``, ``binarymime``: the open transaction's MAIL had SMTPUTF8, BODY=BINARYMIME."""
 
     offer: Offer
     esmtp: bool
     tls: bool
     authenticated: bool
     smtputf8: bool
+    binarymime: bool
 
 
 NOTHING_SAID = parameters.Found(NO_PARAMETERS, NO_DEFECTS)
@@ -134,7 +152,28 @@ def _greeting(verb: str) -> Parser:
     return parse
 
 
-def _bare(verb: str, event: type[DataStart | Rset | Quit]) -> Parser:
+def _data(arg: str | None, session: Standing) -> Owed | Reply:
+    if arg is not None:
+        return SYNTAX["DATA"]
+    return replies.BINARY_NEEDS_BDAT if session.binarymime else DataStart()
+
+
+_CHUNK = re.compile(r"(\d{1,19})(?: +(LAST))?", re.IGNORECASE | re.ASCII)  # 64 bits are enough for anybody
+
+
+def chunk(arg: str | None) -> Bdat | None:
+    """Return the chunk that BDAT's argument announces, ``None`` if it announces none (RFC 3030 s2)."""
+    found = _CHUNK.fullmatch(arg or "")
+    return None if found is None else Bdat(int(found[1]), found[2] is not None)
+
+
+def _bdat(arg: str | None, session: Standing) -> Owed | Reply:
+    if not session.offer.chunking:
+        return replies.NO_BDAT
+    return chunk(arg) or replies.BAD_CHUNK
+
+
+def _bare(verb: str, event: type[Rset | Quit]) -> Parser:
     def parse(arg: str | None, _: Standing) -> Owed | Reply:
         return event() if arg is None else SYNTAX[verb]
 
@@ -185,7 +224,8 @@ VERBS: Mapping[str, Verb] = {
     ),
     "MAIL": Verb("MAIL FROM:<address>", _mail, " [SP parameters]", allowance_octets=724, malformed=replies.BAD_SENDER),
     "RCPT": Verb("RCPT TO:<address>", _rcpt, " [SP parameters]", allowance_octets=540, malformed=replies.BAD_RECIPIENT),
-    "DATA": Verb("DATA", _bare("DATA", DataStart), ends_group=True),
+    "DATA": Verb("DATA", _data, ends_group=True),
+    "BDAT": Verb("BDAT size [LAST]", _bdat, malformed=replies.BAD_CHUNK, too_long=replies.BAD_CHUNK),
     "RSET": Verb("RSET", _bare("RSET", Rset), before_auth=True, junk=True),
     "NOOP": Verb("NOOP [text]", _noop, ends_group=True, before_tls=True, before_auth=True, junk=True),
     "QUIT": Verb("QUIT", _bare("QUIT", Quit), ends_group=True, before_tls=True, before_auth=True),
@@ -232,6 +272,8 @@ def greeting_lines(offer: Offer, limits: Limits, *, tls: bool) -> tuple[str, ...
         (f"SIZE {offer.size_octets}", offer.size_octets is not None),
         ("8BITMIME", offer.eightbitmime),
         ("SMTPUTF8", offer.smtputf8),
+        ("CHUNKING", offer.chunking),
+        ("BINARYMIME", offer.chunking and offer.binarymime),
         ("ENHANCEDSTATUSCODES", offer.enhanced),
         ("STARTTLS", offer.starttls and not tls),
         (f"AUTH {' '.join(offer.auth)}", bool(offer.auth) and (tls or not offer.auth_tls)),

@@ -1,8 +1,7 @@
 """Message content as it arrives: where it ends, its transparency dots, what is wrong with it.
 
-A body framing has ``feed(octets) -> (piece, rest)``: the piece of content these octets complete, and what stands behind the end of
-the message (``None``: not ended). ``DotBody`` is the framing of DATA. BDAT's, by count, will be the second: no dots, ``rest``
-after n octets; everything measured here is measured there too.
+There are two framings, and one measure for both (``Measured``): ``DotBody`` is that of DATA, ``CountBody`` that of BDAT. The first finds
+its end itself, so ``feed`` tells what stands behind it; the second is fed as many octets as the command has announced, and no more.
 
 DATA states (RFC 5321 s4.1.1.4, s4.5.2)
 ---------------------------------------
@@ -13,6 +12,13 @@ line is removed, whatever follows it.
 
 A bare CR, a bare LF or a NUL ends nothing and hides nothing: the message is read to its real end and then refused, or taken and
 counted (``Offer.stray``). See CVE-2023-51764 and its family for what becomes of servers that differ.
+
+BDAT states (RFC 3030 s2)
+-------------------------
+A message is a series of chunks, each of as many octets as its command says; the last one says so. Nothing in them is looked for: dots,
+bare line ends and NULs are what they are (BINARYMIME means them), so they are counted as defects and refused by nobody. Chunks part
+anywhere: a CR that ends one is held back until it is known whether LF begins the next. A chunk that nobody wants (``SkippedChunk``)
+is still counted to its end: what follows it are commands, what is in it never.
 
 Memory: nothing is kept but numbers and four octets. Speed: no loop sees octets one by one; the loops below run once per
 thousand octets, or per overlong line.
@@ -31,49 +37,23 @@ END = b"\r\n.\r\n"
 _OVERRUN_MIN_OCTETS = 1_048_576
 
 
-class DotBody:
-    """Content framed by the final dot; see the module's docstring.
+class Measured:
+    """What is counted in content, whatever frames it.
 
     Attributes:
         size_octets: content so far, dots removed.
     """
 
-    __slots__ = ("_bare_cr", "_bare_lf", "_cut_octets", "_held", "_limits", "_line_octets", "_long_lines", "_longest_octets", "_nul",
-                 "_reject_stray", "_size_max", "_virtual", "size_octets")  # fmt: skip
+    __slots__ = ("_bare_cr", "_bare_lf", "_cut_octets", "_limits", "_line_octets", "_long_lines", "_longest_octets", "_nul", "_size_max",
+                 "size_octets")  # fmt: skip
 
     def __init__(self, offer: Offer, limits: Limits) -> None:
         self.size_octets = 0
-        self._held = b"\r\n"  # the 354 counts as a line end
-        self._virtual = 2  # octets of _held that were never sent
         self._bare_cr = self._bare_lf = self._nul = self._long_lines = 0
         self._line_octets = self._longest_octets = 0  # the unfinished line; the longest so far
         self._limits = limits
-        self._reject_stray = offer.stray == "reject"
         self._size_max = offer.size_octets
-        size = offer.size_octets
-        self._cut_octets = None if size is None else max(size * limits.overrun_factor, size + _OVERRUN_MIN_OCTETS)
-
-    def feed(self, octets: bytes) -> tuple[bytes, bytes | None]:
-        """Take *octets* and return the piece of content they complete, and what follows the end of the message or ``None``."""
-        work = self._held + octets
-        rest: bytes | None = None
-        dot, end = _first_dot(work) if b"." in octets or len(self._held) > 2 else (-1, -1)
-        if end >= 0:
-            rest = work[end + 5 :]
-            stop = end + 2
-            self._held = b""
-        else:
-            stop = len(work) - _begun(work)
-            self._held = work[stop:]
-        virtual = self._virtual
-        if stop < virtual:  # nothing but the line end that was never sent, and perhaps a dot
-            return b"", None
-        self._virtual = 0
-        dotted = 0 <= dot < stop and dot != end
-        piece = work[:stop].replace(b"\r\n.", b"\r\n")[virtual:] if dotted else work[virtual:stop]
-        if piece:
-            self._measure(piece)
-        return piece, rest
+        self._cut_octets = _cut_octets(offer, limits)
 
     def _measure(self, piece: bytes) -> None:
         """Count what is tolerable and what is not in *piece*."""
@@ -105,14 +85,56 @@ class DotBody:
         self._longest_octets = max(self._longest_octets, self._line_octets)
 
     @property
-    def hopeless(self) -> bool:
-        """Whether the message will be refused: its pieces need not be kept."""
-        return self.refusal is not None
-
-    @property
     def overrun(self) -> bool:
         """Whether the content is so far over the limit that reading on serves nobody."""
         return self._cut_octets is not None and self.size_octets > self._cut_octets
+
+    @property
+    def defects(self) -> Mapping[str, int]:
+        """What was found so far, kind to count."""
+        if not (self._bare_cr or self._bare_lf or self._nul or self._long_lines):
+            return NO_DEFECTS
+        counts = {"bare-cr": self._bare_cr, "bare-lf": self._bare_lf, "nul": self._nul, "long-line": self._long_lines}
+        return {kind: count for kind, count in counts.items() if count}
+
+
+class DotBody(Measured):
+    """Content framed by the final dot; see the module's docstring."""
+
+    __slots__ = ("_held", "_reject_stray", "_virtual")
+
+    def __init__(self, offer: Offer, limits: Limits) -> None:
+        super().__init__(offer, limits)
+        self._held = b"\r\n"  # the 354 counts as a line end
+        self._virtual = 2  # octets of _held that were never sent
+        self._reject_stray = offer.stray == "reject"
+
+    def feed(self, octets: bytes) -> tuple[bytes, bytes | None]:
+        """Take *octets* and return the piece of content they complete, and what follows the end of the message or ``None``."""
+        work = self._held + octets
+        rest: bytes | None = None
+        dot, end = _first_dot(work) if b"." in octets or len(self._held) > 2 else (-1, -1)
+        if end >= 0:
+            rest = work[end + 5 :]
+            stop = end + 2
+            self._held = b""
+        else:
+            stop = len(work) - _begun(work)
+            self._held = work[stop:]
+        virtual = self._virtual
+        if stop < virtual:  # nothing but the line end that was never sent, and perhaps a dot
+            return b"", None
+        self._virtual = 0
+        dotted = 0 <= dot < stop and dot != end
+        piece = work[:stop].replace(b"\r\n.", b"\r\n")[virtual:] if dotted else work[virtual:stop]
+        if piece:
+            self._measure(piece)
+        return piece, rest
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether the message will be refused: its pieces need not be kept."""
+        return self.refusal is not None
 
     @property
     def refusal(self) -> Reply | None:
@@ -125,13 +147,87 @@ class DotBody:
             return replies.TEXT_LINE_TOO_LONG
         return None
 
+
+class CountBody(Measured):
+    """Content framed by counts, of all chunks of a message; see the module's docstring.
+
+    Attributes:
+        left_octets: still to come of the current chunk.
+        last: it is the message's last one.
+        small: chunks so far of fewer than ``Limits.chunk_small_octets``, the last not counted.
+        refusal: why the message is refused, known when a chunk is announced.
+        reply: what the shell has answered; sent when the chunk is whole, unless it is the last.
+    """
+
+    __slots__ = ("_held_cr", "last", "left_octets", "refusal", "reply", "small")
+
+    def __init__(self, offer: Offer, limits: Limits) -> None:
+        super().__init__(offer, limits)
+        self._held_cr = False
+        self.left_octets = self.small = 0
+        self.last = False
+        self.refusal: Reply | None = None
+        self.reply = replies.CHUNK_OK
+
+    def begin(self, size_octets: int, reply: Reply, *, last: bool) -> None:
+        """Expect a chunk of *size_octets*, which *reply* will answer."""
+        self.left_octets = size_octets
+        self.last = last
+        self.reply = reply
+        if self._size_max is not None and self.size_octets + self._held_cr + size_octets > self._size_max:
+            self.refusal = replies.TOO_BIG
+        self.small += size_octets < self._limits.chunk_small_octets and not last
+
+    def feed(self, octets: bytes) -> bytes:
+        """Take *octets*, at most ``left_octets``, and return the piece of content they complete."""
+        self.left_octets -= len(octets)
+        if self._held_cr:
+            octets = b"\r" + octets
+        self._held_cr = octets.endswith(b"\r") and not (self.last and not self.left_octets)
+        piece = octets[:-1] if self._held_cr else octets
+        if piece:
+            if self.hopeless:
+                self.size_octets += len(piece)
+            else:
+                self._measure(piece)
+        return piece
+
     @property
-    def defects(self) -> Mapping[str, int]:
-        """What was found so far, kind to count."""
-        if not (self._bare_cr or self._bare_lf or self._nul or self._long_lines):
-            return NO_DEFECTS
-        counts = {"bare-cr": self._bare_cr, "bare-lf": self._bare_lf, "nul": self._nul, "long-line": self._long_lines}
-        return {kind: count for kind, count in counts.items() if count}
+    def hopeless(self) -> bool:
+        """Whether the message will be refused: its pieces need not be kept."""
+        return self.refusal is not None
+
+
+class SkippedChunk:
+    """A chunk that nobody wants: counted to its end, then answered with *reply*. Attributes and methods as ``CountBody``'s."""
+
+    __slots__ = ("_cut_octets", "_size_octets", "last", "left_octets", "reply")
+
+    hopeless = True
+
+    def __init__(self, offer: Offer, limits: Limits, size_octets: int, reply: Reply, *, last: bool) -> None:
+        self.left_octets = size_octets
+        self.last = last
+        self.reply = reply
+        self._size_octets = 0
+        self._cut_octets = _cut_octets(offer, limits)
+
+    def feed(self, octets: bytes) -> bytes:
+        """Take *octets*, at most ``left_octets``; nothing comes of them."""
+        self.left_octets -= len(octets)
+        self._size_octets += len(octets)
+        return b""
+
+    @property
+    def overrun(self) -> bool:
+        """Whether so much was thrown away that reading on serves nobody."""
+        return self._cut_octets is not None and self._size_octets > self._cut_octets
+
+
+def _cut_octets(offer: Offer, limits: Limits) -> int | None:
+    """Return after how many octets of one message, or one chunk, the peer is hung up on; ``None``: never."""
+    size = offer.size_octets
+    return None if size is None else max(size * limits.overrun_factor, size + _OVERRUN_MIN_OCTETS)
 
 
 def _first_dot(work: bytes) -> tuple[int, int]:

@@ -24,10 +24,11 @@ from dataclasses import replace
 from functools import lru_cache
 
 from postbus.smtp import exchange, replies
-from postbus.smtp.commands import FORBIDDEN, VERBS, Verb, greeting_lines, help_reply
-from postbus.smtp.content import DotBody
-from postbus.smtp.events import AuthResponse, Chunk, Command, EndOfMessage, Event, Helo, Help, Mail, Owed, Rcpt, Refused, Signal
+from postbus.smtp.commands import FORBIDDEN, VERBS, Verb, chunk, greeting_lines, help_reply
+from postbus.smtp.content import CountBody, DotBody, SkippedChunk
+from postbus.smtp.events import AuthResponse, Bdat, Chunk, Command, EndOfMessage, Event, Helo, Help, Mail, Owed, Rcpt, Refused, Signal
 from postbus.smtp.framing import Lines
+from postbus.smtp.parameters import is_binary
 from postbus.smtp.replies import Reply
 from postbus.smtp.states import BAD_ARGUMENT, LMTP, SMTP, TRANSACTION, Row, State
 from postbus.smtp.terms import Limits, Offer
@@ -41,6 +42,7 @@ _DEFAULTS: Mapping[str, Reply] = {
     "MAIL": replies.SENDER_OK,
     "RCPT": replies.RECIPIENT_OK,
     "DATA": replies.START_MAIL,
+    "BDAT": replies.CHUNK_OK,
     ".": replies.OK,
     "STARTTLS": replies.START_TLS,
     "AUTH": replies.AUTH_FAILED,
@@ -69,16 +71,19 @@ class Engine:
 
     Attributes (to read):
         helo: the name the peer gave, ``None`` before; esmtp: by EHLO or LHLO.
-        tls: TLS is active; smtputf8: the open transaction's MAIL said SMTPUTF8.
+        tls: TLS is active; smtputf8, binarymime: the open transaction's MAIL said SMTPUTF8, BODY=BINARYMIME.
         authenticated: AUTH has succeeded; to be set by a shell that knows it otherwise.
         errors: refusals since the last accepted message; accepted_recipients: in the open transaction.
         nuisances: errors and commands without mail, beyond what is usual, in the whole session: a shell that finds more than before
             answers slower.
+        last_word: the reply that hung up, if one has.
     """
 
-    __slots__ = ("_auth_failures", "_body", "_counting", "_domains", "_ended", "_faulted", "_junk", "_limits", "_lines", "_lmtp", "_mails",
-                 "_out", "_owed", "_plain_octets", "_raw_verbs", "_rows", "_signal", "_state", "_surplus", "_table", "_unknown",
-                 "accepted_recipients", "authenticated", "errors", "esmtp", "helo", "nuisances", "offer", "smtputf8", "tls")  # fmt: skip
+    __slots__ = ("_auth_failures", "_body", "_chunks", "_counting", "_domains", "_ended", "_faulted", "_junk", "_limits", "_lines", "_lmtp",
+                 "_mails", "_out", "_owed", "_plain_octets", "_raw_verbs", "_rows", "_signal", "_state", "_surplus", "_table", "_unknown",
+                 "accepted_recipients", "authenticated", "binarymime", "errors", "esmtp", "helo", "last_word", "nuisances", "offer",
+                 "smtputf8",
+                 "tls")  # fmt: skip
 
     def __init__(
         self,
@@ -95,7 +100,9 @@ class Engine:
         self.esmtp = False
         self.authenticated = False
         self.smtputf8 = False
+        self.binarymime = False
         self.errors = self.nuisances = 0
+        self.last_word: Reply | None = None
         self.accepted_recipients = 0
         self._limits = limits = limits or _DEFAULT_LIMITS
         self._counting = limits.mails > 0 or limits.recipient_domains > 0
@@ -103,7 +110,8 @@ class Engine:
         self._raw_verbs = raw_verbs
         self._table = LMTP if lmtp else SMTP
         self._lines = Lines(limits.endless_octets)
-        self._body: DotBody | None = None
+        self._body: DotBody | CountBody | SkippedChunk | None = None
+        self._chunks: CountBody | None = None
         self._ended = self._faulted = False
         self._out = b""
         self._owed: Owed | None = None
@@ -140,8 +148,9 @@ class Engine:
             return Signal.PAUSED
         if self._signal is not None:
             return self._signal
-        if self._body is not None:
-            return self._read_content(self._body)
+        body = self._body
+        if body is not None:
+            return self._read_content(body) if isinstance(body, DotBody) else self._read_chunk(body)
         line = self._lines.take()
         if line is not None:
             return self._command(line)
@@ -173,7 +182,7 @@ class Engine:
         self._owed = None
         if last is not None:
             self._settle(event, last)
-        return self._signal is not None or bool(self._lines)
+        return self._signal is not None or bool(self._lines) or self._in_chunk
 
     def push(self, reply: Reply) -> None:
         """Send a further reply that answers nothing; after a hang-up there is nobody to send it to."""
@@ -280,7 +289,7 @@ class Engine:
     @property
     def in_content(self) -> bool:
         """Whether the peer is sending content."""
-        return self._state is State.CONTENT and self._owed is None
+        return (self._state is State.CONTENT or self._state is State.CHUNK) and self._owed is None
 
     @property
     def idle(self) -> bool:
@@ -330,16 +339,16 @@ class Engine:
             refusal = replies.TLS_FIRST if self.offer.require_tls and not self.tls else None
         else:
             refusal = self._turn_away(row)
-        if refusal is not None:
-            return self._refuse(verb, refusal)
         argument = arg.strip(" ") or None
+        if refusal is not None:
+            return self._refuse(verb, refusal) if verb != "BDAT" else self._skip(chunk(argument), refusal)
         if raw:
             self._owed = command = Command(verb, argument)
             return command
         result = self.interpret(verb, argument)
         if isinstance(result, Reply):
             self._move(verb, BAD_ARGUMENT)
-            return self._refuse(verb, result)
+            return self._refuse(verb, result) if verb != "BDAT" else self._skip(chunk(argument), result)
         return result
 
     def _look_closely(self, line: bytes, length: int, verb: str, *, clean: bool) -> Event | None:
@@ -431,7 +440,7 @@ class Engine:
                 return Signal.NEED_DATA
         return self._end_of_message(body)
 
-    def _end_of_message(self, body: DotBody) -> EndOfMessage:
+    def _end_of_message(self, body: DotBody | CountBody) -> EndOfMessage:
         refusal = body.refusal
         event = EndOfMessage(body.size_octets, refusal, body.defects)
         self._body = None
@@ -443,6 +452,69 @@ class Engine:
                 self._out += refusal.wire * (self.accepted_recipients - 1)
             self._settle(event, refusal)
         return event
+
+    # --- chunks
+
+    def _take(self, event: Bdat, reply: Reply) -> None:
+        """Read the chunk *event* announces; *reply* is sent when it is whole."""
+        if self._chunks is None:
+            self._chunks = CountBody(self.offer, self._limits)
+        self._chunks.begin(event.size_octets, reply, last=event.last)
+        self._move("BDAT", 2)
+        self._body = self._chunks
+
+    def _skip(self, announced: Bdat | None, reply: Reply) -> Event | Signal:
+        """Answer with *reply* once the chunk *announced* has gone by; at once where that cannot be waited for."""
+        if announced is None or reply.close:
+            return self._refuse("BDAT", reply if reply.close else replies.BAD_CHUNK)
+        self._pass_by(announced, reply)
+        return self.next_event()
+
+    def _pass_by(self, announced: Bdat, reply: Reply) -> None:
+        self._body = SkippedChunk(self.offer, self._limits, announced.size_octets, reply, last=announced.last)
+
+    @property
+    def _in_chunk(self) -> bool:
+        """Whether a chunk is being read or skipped: even an empty one has its end to tell."""
+        return self._body is not None and not isinstance(self._body, DotBody)
+
+    def _read_chunk(self, body: CountBody | SkippedChunk) -> Event | Signal:
+        data = self._lines.some(body.left_octets)
+        piece = body.feed(data)
+        if body.overrun:
+            return self._refuse("", replies.ENDLESS_MESSAGE)
+        if piece and not body.hopeless:
+            return Chunk(piece)
+        if body.left_octets:
+            return Signal.NEED_DATA
+        self._body = None
+        return self._skipped(body) if isinstance(body, SkippedChunk) else self._end_of_chunk(body)
+
+    def _end_of_chunk(self, body: CountBody) -> Event | Signal:
+        if body.last:
+            return self._end_of_message(body)
+        if body.small > self._limits.small_chunks:
+            return self._refuse("BDAT", replies.TOO_MANY_CHUNKS)
+        refusal = body.refusal
+        if refusal is None:
+            self._move("BDAT", 2)
+            self._out += body.reply.wire
+            return self.next_event()
+        self._move("BDAT", 5)
+        self._chunks = None
+        self._err()
+        self._send(refusal)
+        return EndOfMessage(body.size_octets, refusal, body.defects)
+
+    def _skipped(self, body: SkippedChunk) -> Refused:
+        """Answer a chunk that has gone by. On LMTP a last one has as many replies as recipients were accepted (RFC 2033 s4.3)."""
+        reply = body.reply
+        if reply.code >= 500:
+            self._err()
+        self._out += reply.wire * (self.accepted_recipients if self._lmtp and body.last and self.in_transaction else 1)
+        if body.last:
+            self._move(".", 5)
+        return Refused("BDAT", reply)
 
     # --- replies
 
@@ -471,15 +543,16 @@ class Engine:
                 self.accepted_recipients += self._state in TRANSACTION  # a raw RCPT may be answered out of turn
             elif verb == ".":
                 self._forgive()
-            elif isinstance(event, Mail):
+            elif isinstance(event, Mail) and event.parameters:
                 self.smtputf8 = "SMTPUTF8" in event.parameters
+                self.binarymime = is_binary(event.parameters)
             elif isinstance(event, Helo):
                 self.helo = event.hostname
                 self.esmtp = verb != "HELO"
-            elif verb in _IDENTIFYING:
-                self.authenticated = True
-            elif verb == "STARTTLS" and self._talked_early():
+            elif verb in _RARE and self._settle_rare(event, reply):
                 return
+        elif verb == "BDAT" and self._settle_rare(event, reply):
+            return
         elif digit == 5:
             reply = self._failed(verb, reply)
         if self._faulted:
@@ -492,7 +565,29 @@ class Engine:
                 self._enter(target)
         self._out += reply.wire
         if reply.close:
+            self.last_word = reply
             self._enter(_CLOSED)
+
+    def _settle_rare(self, event: Owed, reply: Reply) -> bool:
+        """Do what only AUTH, STARTTLS and BDAT need; return whether there is nothing more to do, not even to send *reply*."""
+        if isinstance(event, Bdat):
+            return self._settle_chunk(event, reply)
+        if event.verb == "STARTTLS":
+            return self._talked_early()
+        self.authenticated = True
+        return False
+
+    def _settle_chunk(self, event: Bdat, reply: Reply) -> bool:
+        """Take or skip the chunk: its answer has to wait for its octets, unless it hangs up."""
+        if reply.close:
+            return False
+        if reply.code < 300:
+            self._take(event, reply)
+            return True
+        self._chunks = None
+        self._move("BDAT", 5)  # what comes behind it would be half a message
+        self._pass_by(event, reply)
+        return True
 
     def _failed(self, verb: str, reply: Reply) -> Reply:
         """Count a refusal of the shell's; return *reply*, or what the last failure of AUTH is told instead."""
@@ -532,6 +627,7 @@ class Engine:
     def _send(self, reply: Reply) -> None:
         self._out += reply.wire
         if reply.close:
+            self.last_word = reply
             self._enter(State.CLOSED)
 
     def _err(self) -> None:
@@ -552,8 +648,9 @@ class Engine:
             return
         if state not in TRANSACTION:
             self._body = None
+            self._chunks = None
             self._ended = False
-            self.smtputf8 = False
+            self.smtputf8 = self.binarymime = False
             self.accepted_recipients = self._surplus = 0
             # Lines up to here may be read as commands without a closer look; answers to a challenge never.
             self._plain_octets = -1 if state is State.AUTHENTICATING else self._limits.command_octets
@@ -564,6 +661,7 @@ class Engine:
 
 
 _DEFAULT_LIMITS = Limits()
+_RARE = frozenset({"STARTTLS", "AUTH", "=", "BDAT"})
 _CONTENT, _CLOSED = State.CONTENT, State.CLOSED  # looking a member up in its class takes 60 ns, a name 5
 _SIGNALS: Mapping[State, Signal] = {State.OPENING: Signal.PAUSED, State.UPGRADING: Signal.PAUSED, State.CLOSED: Signal.CLOSED}
 

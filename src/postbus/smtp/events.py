@@ -94,8 +94,22 @@ class DataStart:
 
 
 @fact
+class Bdat:
+    """BDAT: a chunk of the content is announced (RFC 3030 s2): answer 2xx to have it, anything else to have it skipped.
+
+    The answer is sent when the octets are in; of a *last* chunk a 2xx is not sent, since ``EndOfMessage`` will be owed one. The events of
+    a chunk are as behind DATA: ``Chunk``, and after the last one ``EndOfMessage``. A chunk that is refused by the engine ends the
+    message at once: ``EndOfMessage`` with its refusal.
+    """
+
+    size_octets: int
+    last: bool
+    verb: ClassVar[str] = "BDAT"
+
+
+@fact
 class Chunk:
-    """A piece of the content, transparency dots removed. Needs no answer. Pieces break anywhere, within a line too."""
+    """A piece of the content of DATA or BDAT, transparency dots removed. Needs no answer. Pieces break anywhere, within a line too."""
 
     octets: bytes
     verb: ClassVar[str] = "CHUNK"
@@ -221,5 +235,22 @@ class Refused:
     reply: Reply
 
 
-Owed = Helo | Mail | Rcpt | DataStart | EndOfMessage | StartTls | Auth | AuthResponse | Rset | Noop | Vrfy | Expn | Help | Quit | Command
+Owed = (
+    Helo
+    | Mail
+    | Rcpt
+    | DataStart
+    | Bdat
+    | EndOfMessage
+    | StartTls
+    | Auth
+    | AuthResponse
+    | Rset
+    | Noop
+    | Vrfy
+    | Expn
+    | Help
+    | Quit
+    | Command
+)
 Event = Owed | Chunk | Refused

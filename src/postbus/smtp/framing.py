@@ -17,7 +17,7 @@ HEAD_OCTETS = 5  # a verb and the space behind it
 class Lines:
     """The octets received and not yet understood, and the lines in them.
 
-    ``take`` cuts lines off the front; ``rest`` gives what stands behind them to a reader of content. Reading moves a position,
+    ``take`` cuts lines off the front; ``rest`` and ``some`` give what stands behind them to a reader of content. Reading moves a position,
     so a pipelined burst is not copied once per command.
     """
 
@@ -93,6 +93,15 @@ class Lines:
         data = self._buffer[self._position :] if self._position else self._buffer
         self._buffer = b""
         self._position = 0
+        return data
+
+    def some(self, most_octets: int) -> bytes:
+        """Take at most *most_octets*. What stands behind them stays where it is: small chunks must not move a whole segment each."""
+        end = self._position + most_octets
+        if end >= len(self._buffer):
+            return self.rest()
+        data = self._buffer[self._position : end]
+        self._position = end
         return data
 
     def clear(self) -> None:

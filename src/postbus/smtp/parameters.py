@@ -78,6 +78,19 @@ def _only_with(keyword: str) -> Judge:
     return judge
 
 
+BINARYMIME = "BINARYMIME"
+
+
+def is_binary(parameters: Mapping[str, str | None]) -> bool:
+    """Return whether MAIL's *parameters* announce content that only BDAT can carry (RFC 3030 s3)."""
+    return (parameters.get("BODY") or "").upper() == BINARYMIME
+
+
+def _body(value: str, session: Circumstances) -> Reply | None:
+    offer = session.offer
+    return replies.BAD_PARAMETER if value.upper() == BINARYMIME and not (offer.binarymime and offer.chunking) else None
+
+
 def _smtputf8(_value: str, session: Circumstances) -> Reply | None:
     return None if session.offer.smtputf8 else replies.UNKNOWN_PARAMETER
 
@@ -118,7 +131,7 @@ _NOTICE = "(?:SUCCESS|FAILURE|DELAY)"
 
 MAIL: Mapping[str, Parameter] = {
     "SIZE": Parameter(_is(r"\d{1,20}"), "RFC 1870"),
-    "BODY": Parameter(_is("7BIT|8BITMIME"), "RFC 6152"),
+    "BODY": Parameter(_is(f"7BIT|8BITMIME|{BINARYMIME}"), "RFC 6152, RFC 3030", _body),
     "SMTPUTF8": Parameter(None, "RFC 6531", _smtputf8),
     "AUTH": Parameter(_is(rf"<>|{_SOME_XTEXT}"), "RFC 4954"),
     "RET": Parameter(_is("FULL|HDRS"), "RFC 3461"),

@@ -111,6 +111,7 @@ OK = Reply(250, "OK", "2.0.0")
 SENDER_OK = Reply(250, "Sender OK", "2.1.0")
 RECIPIENT_OK = Reply(250, "Recipient OK", "2.1.5")
 START_MAIL = Reply(354, "End data with <CR><LF>.<CR><LF>")
+CHUNK_OK = Reply(250, "Chunk OK", "2.0.0")
 START_TLS = Reply(220, "Ready to start TLS", "2.0.0")
 BYE = Reply(221, "Bye", "2.0.0")
 CANNOT_VRFY = Reply(252, "Cannot VRFY user, but will accept message and attempt delivery", "2.5.2")  # RFC 5321 s3.5.3
@@ -128,6 +129,9 @@ NESTED_MAIL = Reply(503, "Sender already specified", "5.5.1")
 NO_RECIPIENTS = Reply(554, "No valid recipients", "5.5.1")  # RFC 2920 s3.1
 NO_LMTP_RECIPIENTS = Reply(503, "No valid recipients", "5.5.1")  # RFC 2033 s4.2
 IN_TRANSACTION = Reply(503, "Not within a mail transaction", "5.5.1")
+AFTER_BDAT = Reply(503, "Not between chunks: go on with BDAT, or RSET", "5.5.1")
+CHUNK_FAILED = Reply(503, "A chunk of this message was refused: RSET, or end it with LAST", "5.5.1")
+BINARY_NEEDS_BDAT = Reply(503, "BODY=BINARYMIME needs BDAT", "5.5.1")  # RFC 3030 s3
 TLS_ACTIVE = Reply(503, "TLS already active", "5.5.1")
 AUTHENTICATED_ALREADY = Reply(503, "Already authenticated", "5.5.1")  # RFC 4954 s4
 TLS_FIRST = Reply(530, "Must issue a STARTTLS command first", "5.7.0")  # RFC 3207 s4
@@ -142,6 +146,7 @@ BAD_RECIPIENT = Reply(501, "Bad recipient address syntax", "5.1.3")
 BAD_PARAMETER = Reply(501, "Bad parameter value", "5.5.4")
 UNKNOWN_PARAMETER = Reply(555, "Parameter not recognized or not implemented", "5.5.4")  # RFC 5321 s4.1.1.11
 NEEDS_SMTPUTF8 = Reply(553, "Address needs SMTPUTF8", "5.6.7")  # RFC 6531 s3.5
+NO_BDAT = Reply(502, "BDAT not available", "5.5.1")
 NO_TOPIC = Reply(504, "No help on that", "5.5.4")
 
 # --- authentication (RFC 4954 s4, s6)
@@ -166,6 +171,8 @@ TEXT_LINE_TOO_LONG = Reply(550, "Message holds a line that is too long", "5.6.0"
 
 # --- hanging up
 EARLY_TALK = Reply(554, "Protocol error: command sent before its turn", "5.5.0", close=True)  # RFC 2920 s3.1
+BAD_CHUNK = Reply(501, "Syntax: BDAT size [LAST]", "5.5.4", close=True)  # where the next command begins cannot be known
+TOO_MANY_CHUNKS = Reply(421, "Too many small chunks", "4.7.0")
 NOT_HTTP = Reply(502, "This is a mail server", "5.7.0", close=True)
 NOT_TLS = Reply(501, "TLS is not spoken here without STARTTLS", "5.5.2", close=True)
 TOO_MANY_ERRORS = Reply(421, "Too many errors", "4.7.0")

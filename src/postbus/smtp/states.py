@@ -9,13 +9,17 @@ A session is in one ``State``. Each input (a verb, or ``.`` for the end of a mes
   a digit that is not in the row moves nothing. ``BAD_ARGUMENT`` stands for the digit when the engine itself refused the
   argument (a malformed QUIT does not quit). So a state never changes before its reply is known.
 
-``.`` is never out of order: it exists in CONTENT only, and there nothing else does. So does ``=``, an answer to a challenge, in
-AUTHENTICATING.
+``.`` is never out of order: it exists where a message can end, and nothing else exists in CONTENT and CHUNK. In CHUNK, the input ``BDAT``
+is the end of a chunk that is not the last: 2 for one that is taken, 5 for one that is not. In AUTHENTICATING there is but ``=``, an answer
+to a challenge.
 
     OPENING --banner--> CONNECTED --EHLO--> GREETED --MAIL--> SENDER --RCPT--> RECIPIENTS --DATA 354--> CONTENT
                                                ^                |  ^\            |                       |
                                                |            RCPT 5xx \__REFUSED__/ RCPT 2xx               |
                                                +-- RSET, EHLO --+------------------+---------- "." any ---+
+
+    RECIPIENTS --BDAT--> CHUNK --250--> CHUNKS --BDAT--> CHUNK --LAST, "." any--> GREETED        CHUNKS --RSET, EHLO--> GREETED
+                           \--5xx--> FAILED --RSET, EHLO, BDAT LAST--> GREETED
 
     GREETED --AUTH 334--> AUTHENTICATING --"=" 2xx, 4xx, 5xx--> GREETED
     GREETED --STARTTLS 220--> UPGRADING --TLS up--> CONNECTED        any --QUIT, hang-up--> CLOSED
@@ -29,6 +33,9 @@ What the tables cannot say
 * STARTTLS behind an active TLS, AUTH behind a successful one, either after a HELO that was no EHLO: decided by their parsers.
 * How many recipients were accepted; limits and budgets: ``engine``.
 * The transitions without a verb: banner sent, TLS up, hang-up. ``engine`` makes them in ``open``, ``tls_started``, ``refuse``.
+* FAILED counts as a transaction because LMTP owes as many replies after LAST as recipients were accepted; the shell has forgotten it.
+* A chunk that comes out of order is skipped before its reply is sent; nothing moves, but for the end of FAILED. One that the shell refuses
+  (with whatever digit: 5 stands for all) is skipped too, and the message has failed.
 * HELO, EHLO and LHLO share rows: which of them exist is the protocol's business.
 """
 
@@ -51,6 +58,9 @@ class State(Enum):
     REFUSED = "recipients named, none accepted"
     RECIPIENTS = "at least one recipient accepted"
     CONTENT = "reading the message"
+    CHUNK = "reading a chunk"
+    CHUNKS = "chunks taken, the last one not yet"
+    FAILED = "a chunk was refused, the last one not yet seen"
     UPGRADING = "TLS is being started"
     AUTHENTICATING = "a challenge is sent, its answer awaited"
     CLOSED = "over"
@@ -64,7 +74,7 @@ Move = Mapping[int, State]
 Row = Move | Reply
 Table = Mapping[State, Mapping[str, Row]]
 
-TRANSACTION = frozenset({State.SENDER, State.REFUSED, State.RECIPIENTS, State.CONTENT})
+TRANSACTION = frozenset({State.SENDER, State.REFUSED, State.RECIPIENTS, State.CONTENT, State.CHUNK, State.CHUNKS, State.FAILED})
 
 _STAY: Move = {}
 _GREET: Move = {2: State.GREETED}  # a refused EHLO changes nothing (RFC 5321 s4.1.4)
@@ -90,6 +100,7 @@ def _table(data_without_recipient: Reply) -> Table:
             "MAIL": replies.SEND_HELO,
             "RCPT": replies.SEND_HELO,
             "DATA": replies.SEND_HELO,
+            "BDAT": replies.SEND_HELO,
         },
         State.GREETED: {
             **anywhere,
@@ -100,6 +111,7 @@ def _table(data_without_recipient: Reply) -> Table:
             "MAIL": {2: State.SENDER},
             "RCPT": replies.SEND_MAIL,
             "DATA": replies.SEND_MAIL,
+            "BDAT": replies.SEND_MAIL,
         },
         State.SENDER: {
             **anywhere,
@@ -110,6 +122,7 @@ def _table(data_without_recipient: Reply) -> Table:
             "MAIL": replies.NESTED_MAIL,
             "RCPT": {2: State.RECIPIENTS, 4: State.REFUSED, 5: State.REFUSED, BAD_ARGUMENT: State.REFUSED},
             "DATA": replies.SEND_RCPT,
+            "BDAT": replies.SEND_RCPT,
         },
         State.REFUSED: {
             **anywhere,
@@ -120,6 +133,7 @@ def _table(data_without_recipient: Reply) -> Table:
             "MAIL": replies.NESTED_MAIL,
             "RCPT": {2: State.RECIPIENTS},
             "DATA": data_without_recipient,
+            "BDAT": data_without_recipient,
         },
         State.RECIPIENTS: {
             **anywhere,
@@ -130,6 +144,22 @@ def _table(data_without_recipient: Reply) -> Table:
             "MAIL": replies.NESTED_MAIL,
             "RCPT": _STAY,
             "DATA": {3: State.CONTENT},
+            "BDAT": {2: State.CHUNK, 5: State.FAILED},
+        },
+        State.CHUNK: {".": _END, "BDAT": {2: State.CHUNKS, 5: State.FAILED}},
+        State.CHUNKS: {
+            **anywhere,
+            **greeting,
+            **dict.fromkeys(("MAIL", "RCPT", "DATA", "STARTTLS", "AUTH"), replies.AFTER_BDAT),
+            "RSET": _RESET,
+            "BDAT": {2: State.CHUNK, 5: State.FAILED},
+        },
+        State.FAILED: {
+            **anywhere,
+            **greeting,
+            **dict.fromkeys(("MAIL", "RCPT", "DATA", "BDAT", "STARTTLS", "AUTH"), replies.CHUNK_FAILED),
+            "RSET": _RESET,
+            ".": {5: State.GREETED},
         },
         State.CONTENT: {".": _END},
         State.AUTHENTICATING: {"=": _VERDICT},

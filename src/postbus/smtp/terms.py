@@ -14,13 +14,15 @@ class Offer:
         hostname: our name, in the answers to HELO, EHLO and LHLO.
         size_octets: largest message (RFC 1870), or ``None`` for no limit and no SIZE keyword.
         smtputf8, eightbitmime, pipelining, enhanced, help: keyword advertised; SMTPUTF8 also decides over non-ASCII paths.
+        chunking: BDAT is taken (RFC 3030); else its octets are skipped and it is answered with 502 5.5.1.
+        binarymime: BODY=BINARYMIME is taken (RFC 3030 s3); nothing without ``chunking``.
         starttls: STARTTLS is possible (advertised while TLS is not active).
         require_tls: before TLS only the verbs the table marks so pass, others 530 5.7.0.
         auth: SASL mechanisms, upper-case, in the order in which they are announced (RFC 4954); none: there is no AUTH.
         auth_tls: AUTH only under TLS; before, it is not announced and gets 538 5.7.11.
         require_auth: before AUTH has succeeded only the verbs the table marks so pass, others 530 5.7.0.
         strict_pipelining: bytes behind a verb that ends a group (RFC 2920 s3.1), or before the banner: 554 5.5.0 and close.
-        stray: bare CR, bare LF or NUL in content: ``reject`` (550 5.5.2 after the real end) or ``allow`` (counted in ``defects``).
+        stray: bare CR, bare LF or NUL behind DATA: ``reject`` (550 5.5.2 after the real end) or ``allow`` (counted in ``defects``).
         lenient_paths: take paths without brackets and without a domain, and say so in ``defects``.
         keywords: further EHLO lines, as sent; a keyword here also allows the parameter of its name.
         limits: what of ``Limits`` a sender can heed is advertised (RFC 9422).
@@ -37,6 +39,8 @@ class Offer:
     pipelining: bool = True
     enhanced: bool = True
     help: bool = True
+    chunking: bool = True
+    binarymime: bool = True
     starttls: bool = False
     require_tls: bool = False
     auth: tuple[str, ...] = ()
@@ -63,6 +67,8 @@ class Limits:
             1 MiB, because unwrapped base64 and generated HTML exist.
         overrun_factor: content over ``Offer.size_octets`` is read, dropped and refused; over this many times the size, and at
             least 1 MiB over it, it is hung up on.
+        chunk_small_octets, small_chunks: a message may come in so many BDAT chunks below that size, the last one not counted, and no more:
+            each costs us as much work as its sender, and an empty one brings a message nowhere. Real senders' chunks have kilobytes.
         mails: MAIL commands in one session, refused ones too (RFC 9422 s4.1); 0: no limit.
         recipients: accepted in one transaction (RFC 9422 s4.2); RFC 5321 s4.5.3.1.8 wants 100 at least, Postfix has 1000.
         recipient_domains: different domains of recipients named in one session (RFC 9422 s4.3); 0: no limit.
@@ -81,6 +87,8 @@ class Limits:
     text_line_flag_octets: int = 1000
     text_line_octets: int = 1_048_576
     overrun_factor: int = 4
+    chunk_small_octets: int = 1024
+    small_chunks: int = 1000
     mails: int = 0
     recipients: int = 1000
     recipient_domains: int = 0

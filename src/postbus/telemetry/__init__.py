@@ -370,6 +370,12 @@ def connection_refused(*, listener: str, reason: str, code: int, peer: str) -> N
     _log("info", "session.refused", listener=listener, reason=reason, code=code, peer=peer)
 
 
+def load_shed(*, reason: str, begins: bool, detail: str) -> None:
+    """Connections are refused from now on for want of *reason* (``memory``, ``disk``), or not any more."""
+    _put("postbus_load_shedding", float(begins), reason)
+    _log("warning" if begins else "info", "load.shed" if begins else "load.eased", reason=reason, detail=detail)
+
+
 def limit_hit(*, listener: str, limit: str) -> None:
     """A peer ran into a limit within its session; *limit* is a word of ``postbus.server.limits``."""
     _count("postbus_limits_hit_total", listener, limit)
@@ -456,6 +462,11 @@ def session_failed(*, listener: str, error: str, traceback: str) -> None:
 def command_rejected(*, listener: str, code: int) -> None:
     """A command or a message was answered 4xx or 5xx."""
     _count("postbus_commands_rejected_total", listener, str(code))
+
+
+def defect_tolerated(*, listener: str, kind: str, count: int) -> None:
+    """A command or a message was taken though it is not as it should be, *count* times in the same way; the event says so too."""
+    _count("postbus_defects_total", listener, kind, by=count)
 
 
 def tls_started(*, listener: str, version: str) -> None:

@@ -47,6 +47,7 @@ METRICS: tuple[Metric, ...] = (
         "postbus_limits_hit_total", "counter", "Limits that sessions ran into, by limit (docs/open-internet.md).", ("listener", "limit")
     ),
     Metric("postbus_clients_known", "gauge", "Client networks connected, or remembered for their rates.", ("listener",)),
+    Metric("postbus_load_shedding", "gauge", "1 while connections are refused for want of memory or disk.", ("reason",)),
     Metric("postbus_sessions_open", "gauge", "Sessions open now.", ("listener",)),
     Metric("postbus_session_seconds", "histogram", "How long sessions lasted.", ("listener",), SESSION_SECONDS),
     Metric("postbus_commands_rejected_total", "counter", "Commands answered 4xx or 5xx, by reply code.", ("listener", "code")),
@@ -54,6 +55,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("postbus_tls_reloads_total", "counter", "Certificates loaded again, by outcome.", ("listener", "outcome")),
     Metric("postbus_tls_certificate_expiry_seconds", "gauge", "When the certificate in use expires, as a Unix time.", ("listener",)),
     Metric("postbus_received_octets_total", "counter", "Message octets received.", ("listener",)),
+    Metric("postbus_defects_total", "counter", "Violations tolerated in commands and content, by kind.", ("listener", "kind")),
     Metric(
         "postbus_authentications_total",
         "counter",
