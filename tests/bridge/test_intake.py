@@ -20,7 +20,7 @@ from postbus.bridge.routing import Router
 from postbus.bridge.settings import RouteSettings
 from postbus.bridge.spool import Slot, SpoolFailed, SpoolFull, slots_of
 from postbus.event import ids
-from postbus.event.mail import Auth, Mail, mail_to_bytes
+from postbus.event.mail import Auth, Client, Mail, mail_to_bytes
 from postbus.server.auth import LoginPassword
 from postbus.server.body import Body
 from postbus.server.envelope import Envelope
@@ -496,8 +496,18 @@ def test_a_unix_peer_has_no_address() -> None:
     """On a Unix socket there is no IP to write down."""
     bench = Bench()
     bench.session.peer = ""
-    client: Any = intake._client(bench.session)
+    client: Any = intake._client(bench.session, bench.envelope)
     assert ("", 0) == (client.ip, client.port)
+
+
+def test_a_client_behind_a_proxy_is_the_one_it_speaks_for() -> None:
+    """What PROXY header, XCLIENT and XFORWARD said is in the record; without them it says none of it."""
+    bench = Bench()
+    assert intake._client(bench.session, bench.envelope) == Client("192.0.2.7", 4711, "client.test")
+    bench.session.proxy_peer, bench.session.peer_host = ("10.0.0.1", 1), "mail.test"
+    bench.envelope.xforward = {"ADDR": "203.0.113.1", "NAME": None}
+    known = intake._client(bench.session, bench.envelope)
+    assert known == Client("192.0.2.7", 4711, "client.test", "mail.test", via_proxy=True, forwarded={"ADDR": "203.0.113.1", "NAME": None})
 
 
 RECEIVED = b"Received: from a by b;\r\n\tThu, 1 Jan 2026 00:00:00 +0000\r\n"

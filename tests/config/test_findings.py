@@ -86,7 +86,7 @@ BAD_FILES = [
     pytest.param(
         ROUTES + "listeners: {smtp: {port: 25}}\n",
         'file:3: listeners.smtp.port: there is no key "port" here; known are address, announce, auth, backlog, clients, content, '
-        "hostname, ident, lenient_paths, limits, parameters, protocol, smtputf8, socket_mode, spill_threshold_octets, stray, "
+        "hostname, ident, lenient_paths, limits, parameters, protocol, proxy, smtputf8, socket_mode, spill_threshold_octets, stray, "
         "strict_pipelining, timeouts, tls",
         id="an unknown key",
     ),
@@ -431,10 +431,50 @@ BAD_FILES = [
         id="a value of a keyword that is not announced",
     ),
     pytest.param(
+        ROUTES + "listeners: {mx: {proxy: {header: true}}}\n",
+        "file:3: listeners.mx.proxy.trusted: nobody may connect: each connection needs a PROXY header, and nobody is trusted to send one; "
+        "name the networks of the load balancer, as in [10.0.0.0/8]",
+        id="a PROXY header from nobody",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {proxy: {header: true, trusted: [10.0.0.1/8]}}}\n",
+        "file:3: listeners.mx.proxy.trusted[0]: '10.0.0.1/8' has address bits behind its length; write 10.0.0.0/8, or 10.0.0.1 for that "
+        "one address",
+        id="a network with address bits",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {proxy: {xclient: [proxy.example]}}}\n",
+        "file:3: listeners.mx.proxy.xclient[0]: 'proxy.example' is no network; write one in CIDR form, as in 192.0.2.0/24 or 2001:db8::/32"
+        ", or unix",
+        id="a name for a network",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {proxy: {trusted: [10.0.0.0/8]}}}\n",
+        "file:3: listeners.mx.proxy.trusted: no PROXY header is asked for, so nobody needs trust here; set proxy.header to true, or remove "
+        "this (warning)",
+        id="trust without a PROXY header",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {proxy: {xclient: [10.0.0.0/8, '::/0']}}}\n",
+        "file:3: listeners.mx.proxy.xclient[1]: ::/0 trusts everybody with the client's address; name the networks of the proxies alone "
+        "(warning)",
+        id="everybody speaks for others",
+    ),
+    pytest.param(
         KAFKA + TO_KAFKA + "acceptance: hold\nhold: {timeout_s: 30}\n",
         'file:4: hold.timeout_s: 30 s is not below the answer_timeout_s of listener "smtp", 30 s; lower it: the sender would be answered '
         "451 before the sinks are (warning)",
         id="sinks outlive the answer",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {limits: {connections_max: 10}, clients: {connections_max: 50}}}\n",
+        "file:3: listeners.mx.clients.connections_max: 50 is above limits.connections_max, 10: one client can take all; lower it (warning)",
+        id="a limit per client that is none",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {limits: {errors_max: 10, errors_slow: 10}}}\n",
+        "file:3: listeners.mx.limits.errors_slow: 10 is not below errors_max, 10: no answer gets slower; lower it (warning)",
+        id="a delay that never comes",
     ),
 ]
 

@@ -58,7 +58,7 @@ def test_what_is_known_of_the_transaction() -> None:
             "tls": {"version": "TLSv1.3", "cipher": "TLS_AES_256_GCM_SHA384", "clientCertSubject": "CN=a.example"},
             "auth": {"mechanism": "PLAIN", "identity": "alice"},
         },
-        "client": {"ip": "192.0.2.1", "port": 40_000, "ptr": None, "helo": "a.example", "viaProxy": False},
+        "client": {"ip": "192.0.2.1", "port": 40_000, "ptr": None, "helo": "a.example", "viaProxy": False, "forwarded": None},
         "envelope": {
             "mailFrom": "alice@a.example",
             "recipient": "Bob+tag@b.example",
@@ -83,6 +83,23 @@ def test_what_is_known_of_the_transaction() -> None:
         "route": {"name": "inbox", "pattern": "*@b.example", "tag": "tag", "captures": {"list": "x"}},
     }.items() <= tree.items()
     assert "other@b.example" not in json.dumps(tree)
+
+
+def test_where_a_mail_was_before() -> None:
+    """XFORWARD's attributes by their names here; what was not said, or is not known, is null."""
+    said = {"NAME": "a\u2028b", "ADDR": "203.0.113.1", "PORT": "25", "PROTO": None, "IDENT": "4XyZ", "SOURCE": "REMOTE"}
+    record = replace(mail(PLAIN), client=Client("192.0.2.1", 1, ptr="mx.example", via_proxy=True, forwarded=said))
+    client = data_of(PLAIN, record=record)["client"]
+    assert ("mx.example", True) == (client["ptr"], client["viaProxy"])
+    assert {
+        "name": "a\ufffdb",
+        "address": "203.0.113.1",
+        "port": 25,
+        "protocol": None,
+        "helo": None,
+        "ident": "4XyZ",
+        "source": "REMOTE",
+    } == client["forwarded"]
 
 
 def test_what_is_known_of_the_message() -> None:

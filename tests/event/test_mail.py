@@ -19,6 +19,7 @@ _recipients = st.builds(
     Recipient,
     mode=st.sampled_from(["parsed", "raw", "both"]),
     event_max_octets=st.integers(0, 1 << 40),
+    index=st.integers(0, 1 << 31),
     captures=st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=3),
     params=_params,
     tag=_optional,
@@ -28,7 +29,9 @@ _mails = st.builds(
     recipients=st.lists(_recipients, min_size=1, max_size=3).map(tuple),
     received_ms=st.integers(0, 1 << 48),
     size_octets=st.integers(0, 1 << 40),
-    client=st.builds(Client, port=st.integers(0, 65535), helo=_optional, ptr=_optional, via_proxy=st.booleans()),
+    client=st.builds(
+        Client, port=st.integers(0, 65535), helo=_optional, ptr=_optional, via_proxy=st.booleans(), forwarded=st.none() | _params
+    ),
     params=_params,
     tls=st.none() | st.builds(Tls, client_cert_subject=_optional),
     auth=st.none() | st.builds(Auth),

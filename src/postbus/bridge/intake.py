@@ -296,7 +296,7 @@ class PublishingHandler:
             received_ms=now_ms,
             listener=session.listener,
             protocol=session.protocol,
-            client=_client(session),
+            client=_client(session, envelope),
             mail_from=mail_from,
             params=envelope.mail_params,
             smtputf8=envelope.smtp_utf8,
@@ -392,11 +392,18 @@ def _declared_octets(envelope: Envelope) -> int | None:
     return int(size) if size else None
 
 
-def _client(session: Session) -> Client:
+def _client(session: Session, envelope: Envelope) -> Client:
+    """Return whom the mail came from: behind a proxy the client it speaks for."""
     peer = session.peer
-    if isinstance(peer, tuple) and len(peer) > 1:
-        return Client(ip=str(peer[0]), port=int(peer[1]), helo=session.host_name)
-    return Client(ip="", port=0, helo=session.host_name)
+    ip, port = (str(peer[0]), int(peer[1])) if isinstance(peer, tuple) and len(peer) > 1 else ("", 0)
+    return Client(
+        ip=ip,
+        port=port,
+        helo=session.host_name,
+        ptr=session.peer_host,
+        via_proxy=session.proxy_peer is not None,
+        forwarded=envelope.xforward or None,
+    )
 
 
 def _part(mail: Mail, indexes: Sequence[int]) -> Mail:

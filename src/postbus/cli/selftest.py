@@ -48,6 +48,9 @@ def selftest(
         str | None, typer.Option(metavar="ADDRESS", help="A recipient it refuses; without one, cases that need it are skipped.")
     ] = None,
     sender: Annotated[str, typer.Option(metavar="ADDRESS", help="The envelope sender.")] = "a@client.example",
+    test_user: Annotated[
+        bool, typer.Option("--test-user", help="The server knows the user test with the password 1234: play the cases about AUTH.")
+    ] = False,
     lmtp: Annotated[bool, typer.Option("--lmtp", help="The server speaks LMTP.")] = False,
     tls: Annotated[bool, typer.Option("--tls", help="TLS from the first octet.")] = False,
     starttls: Annotated[bool, typer.Option("--starttls", help="Play inside TLS by STARTTLS what is not about plain text.")] = False,
@@ -93,6 +96,7 @@ def selftest(
         _context(ca, verify=not insecure),
         names=Names(recipient, refused, sender),
         patience=Patience(reply_s=timeout),
+        test_user=test_user,
     )
     quiet = json_file is not None and str(json_file) == "-"
     try:

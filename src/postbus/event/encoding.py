@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from binascii import b2a_base64
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -85,7 +85,27 @@ def _listener(mail: Mail) -> Tree:
 
 def _client(mail: Mail) -> Tree:
     client = mail.client
-    return {"ip": client.ip, "port": client.port, "ptr": _clean(client.ptr), "helo": _clean(client.helo), "viaProxy": client.via_proxy}
+    return {
+        "ip": client.ip,
+        "port": client.port,
+        "ptr": _clean(client.ptr),
+        "helo": _clean(client.helo),
+        "viaProxy": client.via_proxy,
+        "forwarded": None if client.forwarded is None else _forwarded(client.forwarded),
+    }
+
+
+def _forwarded(said: Mapping[str, str | None]) -> Tree:
+    port = said.get("PORT")
+    return {
+        "name": _clean(said.get("NAME")),
+        "address": _clean(said.get("ADDR")),
+        "port": int(port) if port else None,
+        "protocol": _clean(said.get("PROTO")),
+        "helo": _clean(said.get("HELO")),
+        "ident": _clean(said.get("IDENT")),
+        "source": _clean(said.get("SOURCE")),
+    }
 
 
 def _envelope(mail: Mail, recipient: Recipient) -> Tree:

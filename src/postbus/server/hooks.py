@@ -26,7 +26,7 @@ class _Missing(Enum):
 MISSING: Final = _Missing.MISSING
 """What ``_call_handler_hook`` returns when the handler has no such hook."""
 
-THROUGH_SERVER = ("HELO", "EHLO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT", "VRFY")
+THROUGH_SERVER = ("HELO", "EHLO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT", "VRFY", "PROXY")
 """The hooks aiosmtpd asks by ``_call_handler_hook``."""
 
 OUTCOMES = frozenset({2, 4, 5})  # first digits a hook may answer with
@@ -63,6 +63,7 @@ class Hooks:
         "help",
         "mail",
         "noop",
+        "proxy",
         "quit",
         "rcpt",
         "rset",
@@ -83,6 +84,7 @@ class Hooks:
         self.data_chunk = found.get("DATA_CHUNK")
         self.data_abort = found.get("DATA_ABORT")
         self.disconnect = found.get("DISCONNECT")
+        self.proxy = asked.get("PROXY")
         self.helo = asked.get("HELO")
         self.ehlo = asked.get("EHLO")
         self.mail = asked.get("MAIL")
