@@ -9,6 +9,7 @@ import pytest
 
 from postbus.server import LMTP, SMTP, Envelope, ListenerSettings, Session
 from postbus.server.content_settings import ContentSettings
+from postbus.server.proxy_settings import ProxySettings
 from postbus.server.settings import LimitSettings, TimeoutSettings
 from postbus.telemetry.numbers import NUMBERS
 from tests.server.conftest import Run
@@ -308,5 +309,19 @@ def test_stray_line_ends_by_network(networks: tuple[str, ...], code: str, run: R
             await wire.begin()
             assert (await sent(wire, "a\nb\rc\0\r\n"))[:3] == code
         assert [{"bare-cr": 1, "bare-lf": 1, "nul": 1}] * (code == "250") == [envelope.defects for envelope in box.envelopes]
+
+    run(scenario())
+
+
+def test_a_peer_that_turns_out_to_be_another_is_judged_anew(run: Run) -> None:
+    """Behind XCLIENT the networks are asked about whom it names, not about who said it."""
+
+    async def scenario() -> None:
+        content, proxy = ContentSettings(stray_allowed_from=("192.0.2.0/24",)), ProxySettings(xclient=("127.0.0.1",))
+        async with listening(Box(), settings(content=content, proxy=proxy)) as listener, Wire.to(listener) as wire:
+            for address, code in (("192.0.2.1", "250"), ("198.51.100.1", "550")):
+                assert await wire.talk("EHLO client.example", f"XCLIENT ADDR={address}") == ["250", "220"]
+                await wire.begin()
+                assert (await sent(wire, "a\nb\r\n"))[:3] == code
 
     run(scenario())

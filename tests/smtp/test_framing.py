@@ -111,6 +111,6 @@ def test_the_head_of_a_line_outlives_its_octets() -> None:
     """Of a line that was dropped the first octets are still known, and those of a short one anyway."""
     lines = Lines(ENDLESS)
     assert taken(lines, [b"NOOP x\r\n"]) == [(b"NOOP x", 8)]
-    assert lines.head(b"NOOP x", 8).startswith(b"NOOP x")
+    assert lines.head(b"NOOP x", 8) == b"NOOP "
     ((line, length),) = taken(lines, [b"BDAT 6 " + b"x" * DISCARD_AFTER_OCTETS, b"y\r\n"])
-    assert lines.head(line, length).startswith(b"BDAT 6 x")
+    assert lines.head(line, length) == b"BDAT "
