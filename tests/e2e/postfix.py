@@ -103,6 +103,12 @@ class Postfix:
         done = subprocess.run(command, input=octets.replace(b"\r\n", b"\n"), capture_output=True, timeout=30, check=False)
         assert done.returncode == 0, done.stderr.decode()
 
+    @property
+    def queue(self) -> list[str]:
+        """The messages it has not done with."""
+        names = ("incoming", "active", "deferred", "hold", "corrupt")
+        return [file.name for name in names for file in (self.folder / "queue" / name).rglob("*") if file.is_file()]
+
     def deliveries(self) -> dict[str, tuple[str, str]]:
         """Return what became of each recipient so far: (sent, bounced or deferred; what the server said)."""
         return {found["to"]: (found["status"], found["said"]) for found in DELIVERY.finditer(self.log)}
@@ -136,7 +142,9 @@ def folder_for_postfix() -> Iterator[Path]:
 
 
 @contextmanager
-def postfix(folder: Path, transports: Mapping[str, str], *, ca: Path, settings: Mapping[str, str] | None = None) -> Iterator[Postfix]:
+def postfix(
+    folder: Path, transports: Mapping[str, str], *, ca: Path, settings: Mapping[str, str] | None = None, services: str = ""
+) -> Iterator[Postfix]:
     """Yield a Postfix in *folder* that relays each domain of *transports* by its transport (transport(5)).
 
     Args:
@@ -144,6 +152,7 @@ def postfix(folder: Path, transports: Mapping[str, str], *, ca: Path, settings: 
         transports: such as ``{"example.org": "smtp:[127.0.0.1]:2525"}``.
         ca: authority that ``tlssmtp`` trusts.
         settings: more of main.cf (postconf(5)); they win.
+        services: more of master.cf (master(5)), whole lines.
     """
     program = need_postfix()
     port = free_port()
@@ -157,7 +166,7 @@ def postfix(folder: Path, transports: Mapping[str, str], *, ca: Path, settings: 
     commands = str(Path(program).parent)
     own = MAIN.format(folder=folder, daemons=daemons, commands=commands, ca=folder / "ca.pem")
     (etc / "main.cf").write_text(_settled(own, settings or {}))
-    (etc / "master.cf").write_text(MASTER.format(port=port))
+    (etc / "master.cf").write_text(MASTER.format(port=port) + services)
     checked = subprocess.run([program, "-c", str(etc), "check"], capture_output=True, text=True, timeout=60, check=False)
     assert checked.returncode == 0, checked.stderr
     with (folder / "master.log").open("wb") as log:  # -s: stay the process we started, so that its id is ours to end
