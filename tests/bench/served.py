@@ -1,18 +1,19 @@
-"""The library's listener as a program: accepts mail and drops it. ``python -m tests.bench.served HANDLER [--spill F] [--tls CERT KEY]``.
+"""The library's listener as a program: accepts mail and drops it.
 
-Prints the address it is bound to, then serves until it is ended.
+``python -m tests.bench.served HANDLER [--spill F] [--tls CERT KEY] [--settings JSON] [--passwords]``. Prints the address it is bound to, then serves until it is ended.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
 from postbus.app.loop import loop_factory, raise_file_limit
 from postbus.server import Listener, ListenerSettings
-from postbus.server.settings import LimitSettings, TlsSettings
+from postbus.server.auth import AuthResult
 
 CONNECTIONS_MAX = 12_000
 
@@ -36,9 +37,14 @@ class Coroutine:
 HANDLERS = {"plain": Plain, "coroutine": Coroutine}
 
 
-async def serve(handler: object, settings: ListenerSettings, spill_folder: Path | None) -> None:
-    """Listen until the process ends."""
-    listener = Listener(handler, settings, name="bench", spill_folder=spill_folder)
+def refuse(*_: Any) -> AuthResult:
+    """Know nobody."""
+    return AuthResult(success=False, handled=False)
+
+
+async def serve(handler: object, settings: ListenerSettings, spill_folder: Path | None, *, passwords: bool) -> None:
+    """Listen until the process ends; with *passwords* AUTH is offered, and nobody succeeds."""
+    listener = Listener(handler, settings, name="bench", spill_folder=spill_folder, authenticator=refuse if passwords else None)
     await listener.start()
     print(listener.addresses[0], flush=True)
     await asyncio.Event().wait()
@@ -50,12 +56,15 @@ def main() -> None:
     parser.add_argument("handler", choices=HANDLERS)
     parser.add_argument("--spill", type=Path)
     parser.add_argument("--tls", type=Path, nargs=2)
+    parser.add_argument("--settings", type=json.loads, default={}, help="more of the listener's settings")
+    parser.add_argument("--passwords", action="store_true")
     chosen = parser.parse_args()
     raise_file_limit()
-    tls = TlsSettings(mode="implicit", certificate=chosen.tls[0], key=chosen.tls[1]) if chosen.tls else TlsSettings(mode="none")
-    settings = ListenerSettings(address="127.0.0.1:0", tls=tls, limits=LimitSettings(connections_max=CONNECTIONS_MAX))
+    tls = {"mode": "implicit", "certificate": chosen.tls[0], "key": chosen.tls[1]} if chosen.tls else {"mode": "none"}
+    limits = {"connections_max": CONNECTIONS_MAX, **chosen.settings.pop("limits", {})}
+    settings = ListenerSettings.model_validate({"address": "127.0.0.1:0", "tls": tls, "limits": limits, **chosen.settings})
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(serve(HANDLERS[chosen.handler](), settings, chosen.spill))
+        runner.run(serve(HANDLERS[chosen.handler](), settings, chosen.spill, passwords=chosen.passwords))
 
 
 if __name__ == "__main__":

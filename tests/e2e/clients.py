@@ -38,10 +38,11 @@ def by_smtplib(errand: Errand) -> Result:
 
 
 def _smtplib(errand: Errand, trust: ssl.SSLContext) -> smtplib.SMTP:
-    options = {"local_hostname": "client.test", "timeout": TIMEOUT_S}
     if errand.road == "implicit":
-        return smtplib.SMTP_SSL("localhost", errand.port, context=trust, **options)  # type: ignore[arg-type]
-    return (smtplib.LMTP if errand.road == "lmtp" else smtplib.SMTP)("localhost", errand.port, **options)  # type: ignore[arg-type]
+        return smtplib.SMTP_SSL("localhost", errand.port, "client.test", context=trust, timeout=TIMEOUT_S)
+    if errand.road == "lmtp":
+        return smtplib.LMTP("localhost", errand.port, "client.test", timeout=TIMEOUT_S)
+    return smtplib.SMTP("localhost", errand.port, "client.test", timeout=TIMEOUT_S)
 
 
 def _by_lmtp(client: smtplib.LMTP, errand: Errand) -> Result:

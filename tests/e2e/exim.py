@@ -145,7 +145,7 @@ class Exim:
 
     def submit(self, dialog: bytes) -> str:
         """Speak SMTP to it on a pipe (``-bs``), and return what it said; it delivers before it ends (``-odi``)."""
-        command = [self._program, "-C", self.folder / "exim.conf", "-odi", "-bs"]
+        command = [str(self._program), "-C", str(self.folder / "exim.conf"), "-odi", "-bs"]
         done = subprocess.run(command, input=dialog, env=self._environment, capture_output=True, timeout=TIMEOUT_S, check=False)
         return (done.stdout + done.stderr).decode("utf-8", "replace")
 

@@ -106,9 +106,8 @@ class Field:
     postbus: Postbus
     tees: dict[str, Tee]
     ca: Path
-    relay: Postfix | None = None
+    lines: Lines
     arrived: dict[str, dict[str, Any]] = field(default_factory=dict)
-    lines: Lines | None = None
 
     def port(self, road: Road) -> int:
         """Return the port that leads to *road*."""
@@ -119,15 +118,15 @@ class Field:
 
     def event(self, recipient: str) -> dict[str, Any]:
         """Return the data of the one event for *recipient*, once it is there."""
-        wait_until(lambda: self._look() or recipient in self.arrived, lambda: f"nothing for {recipient}\n{self.postbus.log.tail()}")
+        wait_until(lambda: recipient in self._look(), lambda: f"nothing for {recipient}\n{self.postbus.log.tail()}")
         return self.arrived[recipient]
 
-    def _look(self) -> None:
-        assert self.lines is not None
+    def _look(self) -> dict[str, dict[str, Any]]:
         for event in self.lines.take():
             recipient = event["data"]["envelope"]["recipient"]
             assert recipient not in self.arrived, f"two events for {recipient}"
             self.arrived[recipient] = event["data"]
+        return self.arrived
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +152,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> It
         ]
         postbus = stack.enter_context(running(folder / "postbus", tree(listeners=listeners, sinks=sinks, routes=routes)))
         tees = {road: stack.enter_context(tee(postbus.address(name))) for road, name in (("plain", "mx"), ("lmtp", "lmtp"))}
-        yield Field(postbus, tees, authority.file, lines=Lines(postbus.folder / "events.jsonl"))
+        yield Field(postbus, tees, authority.file, Lines(postbus.folder / "events.jsonl"))
 
 
 @pytest.fixture(scope="module")
@@ -190,10 +189,10 @@ def _road(client: str, feature: str) -> Road:
 def by_postfix(errand: Errand, *, relay: Postfix) -> Result:
     """Hand the errand to Postfix's own server, and wait until its queue is empty."""
     with smtplib.SMTP("127.0.0.1", relay.port, timeout=30) as client:
-        refused = client.sendmail(
+        unwanted = client.sendmail(
             errand.sender, errand.recipients, errand.octets, errand.mail_options, errand.rcpt_options(errand.recipients[0])
         )
-    assert not refused
+    assert not unwanted
     told = relay.wait(list(errand.recipients))
     wait_until(lambda: not relay.queue, lambda: f"Postfix's queue holds {relay.queue}\n{relay.log[-4000:]}")
     refused = {name: said for name, (status, said) in told.items() if status != "sent"}
