@@ -1,6 +1,8 @@
 """The library's listener as a program: accepts mail and drops it.
 
-``python -m tests.bench.served HANDLER [--spill F] [--tls CERT KEY] [--settings JSON] [--passwords]``. Prints the address it is bound to, then serves until it is ended.
+``python -m tests.bench.served HANDLER [--spill F] [--tls CERT KEY] [--settings JSON] [--passwords]``.
+
+Prints the address it is bound to, then serves until it is ended.
 """
 
 from __future__ import annotations

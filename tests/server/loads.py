@@ -7,8 +7,10 @@ and prints those words: replies by code with how many there were, and ``ended`` 
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import sys
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -93,22 +95,34 @@ async def slow(host: str, port: int, count: int) -> Counter[str]:
 
 async def deaf(host: str, port: int, count: int) -> Counter[str]:
     """Commands without end, and not one reply read."""
-    loop = asyncio.get_running_loop()
+    return await asyncio.to_thread(_talk_on, host, port, count)
 
-    async def talk() -> Counter[str]:
-        with socket.socket() as peer:
-            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_OCTETS)
-            peer.setblocking(False)
-            await loop.sock_connect(peer, (host, port))
-            await loop.sock_recv(peer, 100)  # the banner: who talks before it is sent away
+
+def _talk_on(host: str, port: int, count: int) -> Counter[str]:
+    """Send to *count* connections whatever they take, until each is cut or time is over."""
+    poll, open_for = select.poll(), {}
+    deadline = time.monotonic() + TIMEOUT_S / 2
+    for _ in range(count):
+        peer = socket.socket()
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_OCTETS)
+        peer.connect((host, port))
+        peer.recv(100)  # the banner: who talks before it is sent away
+        peer.setblocking(False)
+        poll.register(peer, select.POLLOUT)
+        open_for[peer.fileno()] = peer
+    while open_for and time.monotonic() < deadline:
+        for descriptor, happened in poll.poll(100):
             try:
-                for _ in range(ENDLESS_BLOCKS):
-                    await loop.sock_sendall(peer, b"RSET\r\n" * 10_000)  # which may be sent ahead (RFC 2920 s3.1), as NOOP may not
+                if not happened & (select.POLLERR | select.POLLHUP):
+                    open_for[descriptor].send(b"RSET\r\n" * 1_000)  # which may be sent ahead (RFC 2920 s3.1), as NOOP may not
+                    continue
+            except BlockingIOError:
+                continue
             except OSError:
-                return Counter({"ended": 1})
-        return Counter({"taken": 1})
-
-    return await _each(talk() for _ in range(count))
+                pass  # it is cut, as it should be
+            poll.unregister(descriptor)
+            open_for.pop(descriptor).close()
+    return +Counter({"ended": count - len(open_for), "open": len(open_for)})
 
 
 async def noops(host: str, port: int, count: int) -> Counter[str]:

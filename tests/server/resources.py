@@ -40,7 +40,7 @@ BESIDE_OCTETS = 12 * MIB
 """What any row may take in all: buffers of connections, fragments."""
 
 PATIENT = {"limits": {"junk_max": 10_000_000, "junk_slow": 10_000_000}}
-SHORT = {"timeouts": {"command_timeout_s": 2, "data_timeout_s": 2}}
+SHORT = {"timeouts": {"command_timeout_s": 1, "data_timeout_s": 1}}
 SMALL = {"limits": {"message_max_octets": 2 * MIB}}
 PLAIN_AUTH = {"auth": {"allow_plaintext": True}}
 
@@ -227,8 +227,10 @@ def _settled(process: psutil.Process) -> None:
 def _let_go(process: psutil.Process, descriptors: int) -> int:
     """Return how many descriptors more there are than before, once that is none or some seconds are over."""
     deadline = time.monotonic() + 10
-    while (left := process.num_fds() - descriptors) > 0 and time.monotonic() < deadline:
+    left: int = process.num_fds() - descriptors
+    while left > 0 and time.monotonic() < deadline:
         time.sleep(0.05)
+        left = process.num_fds() - descriptors
     return max(0, left)
 
 

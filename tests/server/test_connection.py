@@ -12,8 +12,9 @@ import pytest
 
 from postbus.server import LMTP, SMTP, Envelope, Session
 from postbus.server.body import BATCH_OCTETS, Spill
+from postbus.server.listener import SEND_BUFFER_OCTETS
 from postbus.server.roster import LAST_WORD_S
-from postbus.server.settings import LimitSettings
+from postbus.server.settings import LimitSettings, TlsSettings
 from postbus.telemetry.numbers import NUMBERS
 from tests.server.conftest import Run
 from tests.server.test_smtp import Box, SlowBox, sent
@@ -121,6 +122,22 @@ def test_a_peer_that_never_reads_is_cut_in_the_end(ends: bytes | None, unread_oc
                 clock.now += 3
                 roster.sweep.tick()
                 await until(lambda: listener.sessions == 0)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("implicit", [pytest.param(False, id="plain"), pytest.param(True, id="implicit TLS")])
+def test_the_kernel_holds_few_replies_for_a_peer_that_does_not_read(implicit: bool, run: Run) -> None:
+    """Left to itself it takes 4 MB of them for each connection, memory of ours, and we would work for every octet of it."""
+
+    async def scenario() -> None:
+        tls = {"tls_context": server_context()} if implicit else {}
+        mode = TlsSettings(mode="implicit", certificate=Path("unused")) if implicit else TlsSettings(mode="none")
+        async with listening(Box(), settings().model_copy(update={"tls": mode}), **tls) as listener, Wire.to(listener, tls=implicit):
+            (server,) = roster_of(listener).connections
+            assert server.transport is not None
+            taken = server.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+            assert taken <= 2 * SEND_BUFFER_OCTETS  # Linux says twice what it was asked for (socket(7))
 
     run(scenario())
 

@@ -34,6 +34,8 @@ from postbus.smtp.replies import Reply
 from postbus.smtp.terms import Limits
 
 ACCEPT_PAUSE_S = 0.5  # out of files: somebody has to hang up first
+SEND_BUFFER_OCTETS = 64 * 1024
+"""Of replies the kernel keeps for a peer that does not read them. Left to itself it takes 4 MB for each such connection."""
 FILES_RESERVED = 128  # of the process's limit on open files: sinks, spool, spilled bodies, the sidecar
 
 Factory = Callable[[], SMTP]
@@ -344,12 +346,17 @@ class Listener:
             bound = socket.create_server(
                 (host, port), family=family, backlog=self.settings.backlog, dualstack_ipv6=not host and socket.has_dualstack_ipv6()
             )
+            _bound_replies(bound)
             self._accept_from(loop, bound)
             self.addresses = [_shown(bound.getsockname())]
             return
         self._server = await loop.create_server(
-            self._make, host or None, port, backlog=self.settings.backlog, reuse_address=True, start_serving=True
+            self._make, host or None, port, backlog=self.settings.backlog, reuse_address=True, start_serving=False
         )
+        for bound in self._server.sockets:
+            with socket.socket(fileno=os.dup(bound.fileno())) as twin:  # uvloop lends what is not quite a socket
+                _bound_replies(twin)
+        await self._server.start_serving()
         self.addresses = [_shown(bound.getsockname()) for bound in self._server.sockets]
 
     async def _bind_path(self, loop: asyncio.AbstractEventLoop, path: Path) -> None:
@@ -442,6 +449,11 @@ class Listener:
         peer.close()
         refused(self.name, who, reason, error)
         return None
+
+
+def _bound_replies(bound: socket.socket) -> None:
+    """Bound what the kernel keeps of replies, for each connection that *bound*, a TCP socket, will accept: they inherit it."""
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_OCTETS)
 
 
 def bind_path(path: Path, mode: int) -> socket.socket:
