@@ -6,6 +6,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,19 @@ def _module(module: Any) -> Iterator[str]:
 
 
 def _class(value: type) -> Iterator[str]:
+    if issubclass(value, Enum):
+        yield from (
+            f"## {value.__name__}",
+            "",
+            f"    {', '.join(f'{member.name} = {member.value!r}' for member in value)}",
+            "",
+            *_text(value),
+        )
+        return
     yield from (f"## {value.__name__}", "", f"    class {_signature(value.__name__, value)}", "", *_text(value))
-    if getattr(vars(value).get("__init__"), "__doc__", None):
-        yield from _text(vars(value)["__init__"])
+    initial = vars(value).get("__init__")
+    if initial is not None and initial.__doc__:
+        yield from _text(initial)
     for name in dict.fromkeys((*vars(value), *SUBCLASS_POINTS)):
         member = inspect.getattr_static(value, name, None)
         own = name in vars(value) or name in SUBCLASS_POINTS

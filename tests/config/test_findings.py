@@ -422,6 +422,16 @@ BAD_FILES = [
         "451 before the sinks are (warning)",
         id="sinks outlive the answer",
     ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {limits: {connections_max: 10}, clients: {connections_max: 50}}}\n",
+        "file:3: listeners.mx.clients.connections_max: 50 is above limits.connections_max, 10: one client can take all; lower it (warning)",
+        id="a limit per client that is none",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {limits: {errors_max: 10, errors_slow: 10}}}\n",
+        "file:3: listeners.mx.limits.errors_slow: 10 is not below errors_max, 10: no answer gets slower; lower it (warning)",
+        id="a delay that never comes",
+    ),
 ]
 
 

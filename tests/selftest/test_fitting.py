@@ -13,6 +13,8 @@ from postbus.selftest.vectors import Row, Step, rows
 ROWS = {row.id: row for row in rows()}
 NAMES = Names("you@example.org", "not@example.net", "me@sender.example", "here.example")
 PLAIN = Known(keywords={"CHUNKING": "", "SMTPUTF8": "", "SIZE": "1000", "LIMITS": "RCPTMAX=2 MAILMAX=7"})
+AUTH = {"AUTH": "PLAIN LOGIN", "STARTTLS": ""}
+LOGIN = Known(keywords=AUTH, plain_keywords=AUTH)
 STARTTLS = replace(PLAIN, keywords={"STARTTLS": ""})
 
 
@@ -49,7 +51,12 @@ def a_row(**changes: Any) -> Row:
         ("binarymime-bdat", PLAIN, "no BINARYMIME"),
         ("recipients-over", PLAIN, ""),
         ("recipients-over", Known(), "recipients 2"),
-        ("auth-plain", PLAIN, "AUTH"),
+        ("auth-plain", PLAIN, "announces no AUTH PLAIN LOGIN"),
+        ("auth-plain", LOGIN, "say --test-user"),
+        ("auth-plain", replace(LOGIN, test_user=True), ""),
+        ("auth-not-offered", LOGIN, "announces AUTH"),
+        ("auth-plaintext", replace(LOGIN, test_user=True), "in plain text"),
+        ("auth-plaintext", replace(LOGIN, test_user=True, plain_keywords={}), ""),
         ("auth-not-offered", PLAIN, ""),
         ("lmtp-replies", PLAIN, "about LMTP"),
         ("lmtp-replies", Known("lmtp"), ""),

@@ -260,8 +260,8 @@ def _starttls(model: Model, step: Step) -> list[str]:
 
 
 ROWS: Mapping[str, Callable[[Model, Step], list[str]]] = {
-    "EHLO": _greet, "HELO": _greet, "MAIL": _mail, "RCPT": _rcpt, "DATA": _data, "BDAT": _bdat, "RSET": _rset, "NOOP": _bystander, "VRFY": _bystander,
-    "STARTTLS": _starttls, "JUNK": lambda _model, step: [step.refusal],
+    "EHLO": _greet, "HELO": _greet, "MAIL": _mail, "RCPT": _rcpt, "DATA": _data, "BDAT": _bdat, "RSET": _rset,
+    "NOOP": _bystander, "VRFY": _bystander, "STARTTLS": _starttls, "JUNK": lambda _model, step: [step.refusal],
 }  # fmt: skip
 
 

@@ -60,7 +60,8 @@ def check(known: Loaded | ConfigurationError, now_s: float | None = None) -> lis
         _one_writer, _plugins, _folders,
     )  # fmt: skip
     warnings: Sequence[Callable[[Settings], Iterable[Trouble]]] = (
-        _never_reached, _postmaster, _unused_sinks, _room, _times, _unannounced, _loose_proxies, partial(_expiring, now_s=now_s),
+        _never_reached, _postmaster, _unused_sinks, _room, _times, _limits, _unannounced, _loose_proxies,
+        partial(_expiring, now_s=now_s),
     )  # fmt: skip
     found = [known.origins.finding("error", *trouble) for look in errors for trouble in look(settings)]
     if not found:
@@ -380,6 +381,19 @@ def _unannounced(settings: Settings) -> Iterator[Trouble]:
             if getattr(listener.parameters, field) and keyword not in listener.announce:
                 remedy = f"add {keyword} to the listener's announce, or remove this"
                 yield ("listeners", name, "parameters", field), f"{keyword}, which it belongs to, is not announced", remedy
+
+
+def _limits(settings: Settings) -> Iterator[Trouble]:
+    """Yield limits that somebody has set, but that are never met because another one comes first."""
+    for name, listener in settings.listeners.items():
+        limits, place = listener.limits, ("listeners", name)
+        if "connections_max" in listener.clients.model_fields_set and listener.clients.connections_max > limits.connections_max:
+            said = f"{listener.clients.connections_max} is above limits.connections_max, {limits.connections_max}: one client can take all"
+            yield (*place, "clients", "connections_max"), said, "lower it"
+        for slow, most in (("errors_slow", "errors_max"), ("junk_slow", "junk_max")):
+            if slow in limits.model_fields_set and getattr(limits, slow) >= getattr(limits, most):
+                said = f"{getattr(limits, slow)} is not below {most}, {getattr(limits, most)}: no answer gets slower"
+                yield (*place, "limits", slow), said, "lower it"
 
 
 def _times(settings: Settings) -> Iterator[Trouble]:

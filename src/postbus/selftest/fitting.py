@@ -36,6 +36,8 @@ class Known:
     Attributes:
         protocol: which one it speaks; encrypted: TLS from the first octet; starttls: rows are played behind STARTTLS if they can be.
         keywords: of its EHLO, upper-case, with their parameters; after STARTTLS those of the second, and STARTTLS.
+        plain_keywords: of its EHLO before STARTTLS.
+        test_user: it knows the user test with the password 1234, who logs in throughout the table.
         tls_first: it answers 530 to MAIL before TLS; tls_trouble: why a STARTTLS cannot be followed, ``""`` if it can.
     """
 
@@ -43,8 +45,10 @@ class Known:
     encrypted: bool = False
     starttls: bool = False
     keywords: Mapping[str, str] = field(default_factory=dict)
+    plain_keywords: Mapping[str, str] = field(default_factory=dict)
     tls_first: bool = False
     tls_trouble: str = ""
+    test_user: bool = False
 
 
 def _offers(keyword: str) -> Callable[[Known, Any], str]:
@@ -88,13 +92,22 @@ def _deliverby(known: Known, wanted: Any) -> str:
 
 
 def _auth(known: Known, wanted: Any) -> str:
-    if wanted:
-        return f"for a server that offers AUTH {' '.join(wanted)} to a user it knows"
-    return "it announces AUTH" if "AUTH" in known.keywords else ""
+    offered = known.keywords.get("AUTH", "").split()
+    if not wanted:
+        return "it announces AUTH" if offered else ""
+    if not set(wanted) <= set(offered):
+        return f"it announces no AUTH {' '.join(wanted)}"
+    return "" if known.test_user else "for a server that knows the table's user: say --test-user"
+
+
+def _auth_tls(known: Known, wanted: Any) -> str:
+    plainly = not known.encrypted and "AUTH" in known.plain_keywords
+    return "it announces AUTH in plain text" if wanted and plainly else ""
 
 
 SHOWN: Mapping[str, Callable[[Known, Any], str]] = {
     "auth": _auth,
+    "auth_tls": _auth_tls,
     "limits": _limits,
     "keywords": _keywords,
     "deliverby_min_s": _deliverby,

@@ -133,8 +133,12 @@ class Roster:
             peer: whom it is about; None: ``connection.peer_changed`` has been, or will be, told.
         """
         refusal = self.turn_away(0, peer)
-        if refusal is None and peer is not None:
-            refusal = connection.peer_changed(peer)
+        if refusal is None and peer is not None and self.terms.clients is not None:
+            met = self.clients.enter(peer, self.sweep.clock())
+            if isinstance(met, Refusal):
+                refusal = self._refused(met, peer)
+            else:
+                connection.client = met
         if refusal is not None:
             return refusal
         if not self.connections:
