@@ -215,9 +215,10 @@ def _bdat(model: Model, step: Step) -> list[str]:
     """Two chunks, of which the second one says LAST."""
     replies = model.accepted if model.lmtp else 1
     if not model.accepted:
-        return ["554" if model.named and not model.lmtp else "503"] * 2
+        code = "554" if model.named and not model.lmtp else "503"
+        return [code] if model.lmtp and model.sender else [code] * 2  # RFC 2033 s4.3: zero replies for zero recipients
     if not model.chunking:
-        return ["502"] * 2
+        return ["502", *["502"] * replies]
     if not model.envelope.rcpt_tos:
         model.forget()
         return ["503"] * (1 + replies)

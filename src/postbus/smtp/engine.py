@@ -509,11 +509,11 @@ class Engine:
         return EndOfMessage(body.size_octets, refusal, body.defects)
 
     def _skipped(self, body: SkippedChunk) -> Refused:
-        """Answer a chunk that has gone by. On LMTP a last one has one reply for each accepted recipient, but at least one."""
+        """Answer a chunk that has gone by. On LMTP a last one has as many replies as recipients were accepted (RFC 2033 s4.3)."""
         reply = body.reply
         if reply.code >= 500:
             self._err()
-        self._out += reply.wire * (max(1, self.accepted_recipients) if self._lmtp and body.last else 1)
+        self._out += reply.wire * (self.accepted_recipients if self._lmtp and body.last and self.in_transaction else 1)
         if body.last:
             self._move(".", 5)
         return Refused("BDAT", reply)
