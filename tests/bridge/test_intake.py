@@ -20,7 +20,8 @@ from postbus.bridge.routing import Router
 from postbus.bridge.settings import RouteSettings
 from postbus.bridge.spool import Slot, SpoolFailed, SpoolFull, slots_of
 from postbus.event import ids
-from postbus.event.mail import Client, Mail
+from postbus.event.mail import Auth, Client, Mail, mail_to_bytes
+from postbus.server.auth import LoginPassword
 from postbus.server.body import Body
 from postbus.server.envelope import Envelope
 from postbus.server.session import Session
@@ -280,6 +281,27 @@ async def test_what_is_written_down_of_a_message(bench: Bench) -> None:
     )
     assert ids.dedupe_key("me@test", "red@teams.org", mail.sha256) == recipient.dedupe_key
     assert recipient.event_id != mail.id
+
+
+@pytest.mark.parametrize(
+    ("authenticated", "expected"),
+    [
+        pytest.param(None, None, id="not asked"),
+        pytest.param(False, None, id="failed"),
+        pytest.param(True, Auth("PLAIN", "tim"), id="succeeded"),
+    ],
+)
+async def test_who_has_authenticated_is_written_down(bench: Bench, authenticated: bool | None, expected: Auth | None) -> None:
+    """By mechanism and name; what the authenticator keeps beside them, a password perhaps, is not."""
+    session = bench.session
+    session.authenticated, session.auth_mechanism, session.auth_identity = authenticated, "PLAIN", "tim"
+    session.auth_data = LoginPassword(b"tim", b"secret")
+    bench.rcpt("orders@x.org")
+    await bench.data()
+    ((mail, _),) = bench.keeper.taken
+    assert expected == mail.auth
+    assert ("esmtpa" if authenticated else "esmtp") == mail.protocol
+    assert b"secret" not in mail_to_bytes(mail)
 
 
 @pytest.mark.parametrize(("received", "expected"), [(False, ""), (True, "mx.test")])

@@ -304,7 +304,7 @@ class PublishingHandler:
             sha256=sha256,
             recipients=recipients,
             tls=None if tls is None else Tls(tls.version, tls.cipher, tls.client_cert_subject),
-            auth=Auth("", str(session.auth_data)) if session.authenticated else None,
+            auth=Auth(session.auth_mechanism or "", session.auth_identity or "") if session.authenticated else None,
             defects=tuple((f"smtp.{kind}", str(count)) for kind, count in envelope.defects.items()),
             traceparent=traceparent,
             accepted=count,

@@ -61,6 +61,8 @@ __all__ = [
     "__ident__",
     "__version__",
     "auth_mechanism",
+    "call_limits",
+    "machine_name",
     "make_loop",
     "syntax",
 ]
