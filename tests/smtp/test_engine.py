@@ -32,7 +32,7 @@ from postbus.smtp import (
     State,
     replies,
 )
-from postbus.smtp.events import Owed
+from postbus.smtp.events import Owed, Rset
 from postbus.smtp.framing import DISCARD_AFTER_OCTETS
 from tests.smtp.driver import BANNER, OFFER, Driver, Policy, codes, normal, pipelined
 
@@ -772,3 +772,69 @@ def test_nothing_is_left_of_chunks(chunk: bytes, end: bytes) -> None:
         driver.drain()
         assert ["250 2.1.0", "250 2.1.5", "250 2.0.0"] == codes(driver.feed(ENVELOPE[8:] + b"BDAT 10 LAST\r\n0123456789"))
         assert [b"0123456789"] == driver.accepted
+
+
+def take(engine: Engine, line: bytes) -> None:
+    """Have *engine* take a command, answered as a server without hooks does."""
+    engine.receive(line + b"\r\n")
+    event = engine.next_event()
+    assert isinstance(event, Owed)
+    engine.answer(Reply(250, "OK") if isinstance(event, Command) else engine.default_reply(event))
+    engine.bytes_to_send()
+
+
+@pytest.mark.parametrize(
+    ("argument", "answer", "expected"),
+    [
+        pytest.param("6 LAST", Reply(502, "Not here", "5.5.1"), ["502 5.5.1", "250 2.0.0"], id="refused"),
+        pytest.param("6", Reply(451, "Later", "4.3.0"), ["451 4.3.0", "250 2.0.0"], id="refused for now"),
+        pytest.param("6 LAST", replies.OK, ["502 5.5.1", "250 2.0.0"], id="taken, though nobody can have it"),
+        pytest.param("6", replies.TOO_MANY_ERRORS, ["421 4.7.0"], id="hung up"),
+        pytest.param("six", replies.NO_BDAT, ["501 5.5.4"], id="who knows where it ends"),
+    ],
+)
+@pytest.mark.parametrize("transaction", [False, True])
+def test_the_chunk_of_a_raw_bdat_is_never_read_as_commands(argument: str, answer: Reply, expected: list[str], transaction: bool) -> None:
+    """A shell that answers BDAT by itself has no way to take the octets; they go by all the same, and say nothing of who the peer is."""
+    engine = opened(raw_verbs=frozenset({"BDAT"}))
+    for line in (b"EHLO client.example", *(b"MAIL FROM:<a@client.example>", b"RCPT TO:<b@mx.test>") * transaction):
+        take(engine, line)
+    engine.receive(f"BDAT {argument}\r\nRSET\r\nRSET\r\n".encode())
+    while isinstance(event := engine.next_event(), Command | Refused | Rset):
+        if not isinstance(event, Refused):
+            engine.answer(answer if isinstance(event, Command) else replies.OK)
+    assert codes(engine.bytes_to_send()) == expected
+    assert not engine.authenticated
+
+
+def test_bdat_with_another_white_space_hangs_up() -> None:
+    """To some servers ``BDAT<TAB>6`` announces a chunk; what it announces must be nobody's commands."""
+    engine = opened()
+    take(engine, b"EHLO client.example")
+    engine.receive(b"bdat\t6 LAST\r\nRSET\r\n")
+    assert isinstance(engine.next_event(), Refused)
+    assert codes(engine.bytes_to_send()) == ["501 5.5.4"]
+    assert engine.state is State.CLOSED
+
+
+@pytest.mark.parametrize(
+    ("line", "reply", "expected"),
+    [
+        pytest.param(b"RSET", replies.OK, True, id="RSET"),
+        pytest.param(b"RSET", replies.LOCAL_ERROR, True, id="RSET, refused"),
+        pytest.param(b"RSET x", replies.OK, False, id="malformed RSET"),
+        pytest.param(b"EHLO x", replies.OK, True, id="EHLO"),
+        pytest.param(b"EHLO x", replies.LOCAL_ERROR, False, id="EHLO, refused"),
+        pytest.param(b"NOOP", replies.OK, False, id="NOOP"),
+        pytest.param(b"MAIL FROM:<a@b>", replies.OK, False, id="out of order"),
+    ],
+)
+def test_what_ends_a_transaction(line: bytes, reply: Reply, expected: bool) -> None:
+    """By verb and answer; outside a transaction nothing does."""
+    verb, _, arg = line.decode().partition(" ")
+    for transaction in (True, False):
+        engine = opened(raw_verbs=frozenset({verb} - {"MAIL"}))
+        for line_before in (b"HELO x", b"MAIL FROM:<a@client.example>")[: 1 + transaction]:
+            take(engine, line_before)
+        engine.interpret(verb, arg or None)
+        assert engine.ends_transaction(verb, reply) is (expected and transaction)

@@ -35,6 +35,7 @@ from postbus.smtp.terms import Limits, Offer
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # C0, DEL and C1
 _CLIENT_HELLO = b"\x16\x03"  # a TLS handshake record (RFC 8446 s5.1), which no command begins with
+_CHUNK_ANNOUNCED = re.compile(rb"BDAT[\x00-\x20]", re.IGNORECASE)  # with a tab, say: to some servers that is a chunk all the same
 _VERB_MAX_OCTETS = 16  # of an unknown verb, what a log may see
 _NO_ROWS: Mapping[str, Row] = {}
 _IDENTIFYING = frozenset({"AUTH", "="})
@@ -288,6 +289,13 @@ class Engine:
         """Whether a sender is known: from MAIL's 2xx to the end of the transaction, however it ends."""
         return self._state in TRANSACTION
 
+    def ends_transaction(self, verb: str, reply: Reply) -> bool:
+        """Return whether the transaction under way ends when *verb* is answered with *reply*, for shells that answer a raw verb."""
+        row = self._rows.get(verb)
+        digit = BAD_ARGUMENT if self._faulted else reply.code // 100
+        target = None if row is None or isinstance(row, Reply) else row.get(digit)
+        return self.in_transaction and target is not None and target not in TRANSACTION
+
     @property
     def in_content(self) -> bool:
         """Whether the peer is sending content."""
@@ -373,6 +381,7 @@ class Engine:
             (length > self._limits.endless_octets, replies.ENDLESS_LINE),
             (self.errors >= self._limits.errors, replies.TOO_MANY_ERRORS),
             (length > self._limits.command_octets + allowance, self._too_long(line, length)),
+            (not clean and _CHUNK_ANNOUNCED.match(line) is not None, replies.BAD_CHUNK),
             (not clean, row.malformed if row is not None else replies.UNKNOWN),
         ):
             if bad:
@@ -574,6 +583,8 @@ class Engine:
         """Do what only AUTH, STARTTLS and BDAT need; return whether there is nothing more to do, not even to send *reply*."""
         if isinstance(event, Bdat):
             return self._settle_chunk(event, reply)
+        if isinstance(event, Command) and event.verb == "BDAT":
+            return self._settle_raw_chunk(event, reply)
         if event.verb == "STARTTLS":
             return self._talked_early()
         self.authenticated = True
@@ -590,6 +601,15 @@ class Engine:
         self._move("BDAT", 5)  # what comes behind it would be half a message
         self._pass_by(event, reply)
         return True
+
+    def _settle_raw_chunk(self, event: Command, reply: Reply) -> bool:
+        """Skip the chunk of a raw BDAT that was not interpreted: its octets must not be read as commands, whatever was answered."""
+        announced = chunk(event.arg)
+        self._faulted = False
+        if announced is None:
+            self._send(replies.BAD_CHUNK)
+            return True
+        return self._settle_chunk(announced, reply if reply.code >= 400 else replies.NO_BDAT)
 
     def _failed(self, verb: str, reply: Reply) -> Reply:
         """Count a refusal of the shell's; return *reply*, or what the last failure of AUTH is told instead."""
