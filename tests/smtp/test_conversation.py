@@ -81,3 +81,13 @@ def test_a_conversation_may_end_before_it_began() -> None:
     assert (conversation.state, conversation.lmtp) == (State.OPENING, True)
     conversation.refuse(Reply(421, "Busy", "4.3.2"))
     assert (conversation.state, conversation.bytes_to_send()) == (State.CLOSED, b"421 4.3.2 Busy\r\n")
+
+
+def test_a_refusal_of_the_shell_is_an_error_too() -> None:
+    """It counts against the same bound."""
+    engine = opened(limits=Limits(errors=1))
+    owed(engine, b"NOOP\r\n")
+    engine.answer(Reply(550, "No"))
+    engine.receive(b"NOOP\r\n")
+    engine.next_event()
+    assert (engine.errors, engine.last_word) == (1, replies.TOO_MANY_ERRORS)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from postbus.smtp import Limits, Refused, Reply, Signal, State, replies
+from postbus.smtp import Limits, Mail, Refused, Reply, Signal, State, replies
 from tests.smtp.driver import OFFER, Driver, opened, owed
 
 
@@ -91,3 +91,10 @@ def test_after_the_last_error_nothing_is_read() -> None:
     driver.feed(b"XX\r\n")
     driver.feed(b"NOOP\r\n")
     assert driver.events[-1] == Refused("", replies.TOO_MANY_ERRORS)
+
+
+def test_extensions_lengthen_commands() -> None:
+    """A MAIL of more than 512 octets is taken for its parameters' sake (RFC 5321 s4.5.3.1.4)."""
+    engine = opened()
+    engine.answer(engine.default_reply(owed(engine, b"EHLO x\r\n")))
+    assert isinstance(owed(engine, b"MAIL FROM:<a@b> AUTH=" + b"x" * 500 + b"\r\n"), Mail)
