@@ -91,3 +91,15 @@ def test_a_refusal_of_the_shell_is_an_error_too() -> None:
     engine.receive(b"NOOP\r\n")
     engine.next_event()
     assert (engine.errors, engine.last_word) == (1, replies.TOO_MANY_ERRORS)
+
+
+def test_where_the_table_says_nothing_nothing_moves() -> None:
+    """A command out of order, and one whose fault has no row, leave the session where it stands; a last word is the last."""
+    engine = opened()
+    for line in (b"RCPT TO:<a@b>\r\n", b"QUIT now\r\n"):
+        engine.receive(line)
+        engine.next_event()
+        assert engine.state is State.CONNECTED
+    engine.refuse(Reply(421, "Bye"))
+    engine.refuse(Reply(421, "Again"))
+    assert engine.last_word == Reply(421, "Bye")
