@@ -9,6 +9,8 @@ import pytest
 
 from postbus.app import rooms
 from postbus.app.process import SPOOL_UNHEALTHY, Process
+from postbus.app.view import View
+from postbus.bridge.load import OVERLOADED, Load
 from postbus.bridge.spool import Spool
 from postbus.config import load
 from postbus.server.clients import Refusal
@@ -69,3 +71,16 @@ def test_listeners_are_told_of_the_fullest_part(in_flight: int, spooled: float |
     assert not listener._requiretls()
     if process._temporary is not None:
         process._temporary.cleanup()
+
+
+def test_load_is_shed_before_anything_else_is_asked() -> None:
+    """What was found at the last look decides; ``/readyz?verbose`` shows it, as degraded, and ``/statusz`` the figures."""
+    process = Process(load(None, {}), None)
+    process.load = Load(used=lambda: 99 << 20, limit=lambda: 100 << 20, release=lambda: None)
+    assert process._gate() is None
+    process._look_at_load()
+    assert process._gate() is OVERLOADED
+    (check,) = [check for check in View(process).ready() if check.name == "load"]
+    assert (check.ok, check.counts) == (False, False)
+    assert "99 MiB in memory" in check.detail
+    assert {"shedding": "memory", "memory_octets": 99 << 20, "memory_max_octets": 90 << 20} == View(process).numbers()["load"]

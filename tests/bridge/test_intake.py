@@ -20,7 +20,8 @@ from postbus.bridge.routing import Router
 from postbus.bridge.settings import RouteSettings
 from postbus.bridge.spool import Slot, SpoolFailed, SpoolFull, slots_of
 from postbus.event import ids
-from postbus.event.mail import Mail
+from postbus.event.mail import Auth, Client, Mail, mail_to_bytes
+from postbus.server.auth import LoginPassword
 from postbus.server.body import Body
 from postbus.server.envelope import Envelope
 from postbus.server.session import Session
@@ -106,7 +107,11 @@ ROUTES = [
 class Bench:
     """A handler over fakes, and a transaction to put it through."""
 
-    def __init__(self, *, lmtp: bool = False, keeper: Keeper | None = None, in_flight_max_octets: int = 10_000) -> None:
+    hostname = "mx.test"
+
+    def __init__(
+        self, *, lmtp: bool = False, keeper: Keeper | None = None, in_flight_max_octets: int = 10_000, received: bool = False
+    ) -> None:
         self.all_spool = self.all_tls = False
         self.keeper = keeper if keeper is not None else Keeper()
         self.courier = Courier()
@@ -117,7 +122,7 @@ class Bench:
             route=router.match,
             all_spool=lambda: self.all_spool,
             hops_max=lambda: 100,
-            terms=Terms("//mx.test/postbus", hold_timeout_s=5, in_flight_max_octets=in_flight_max_octets),
+            terms=Terms("//mx.test/postbus", hold_timeout_s=5, in_flight_max_octets=in_flight_max_octets, received=received),
             courier=self.courier,
             keeper=self.keeper,
             now_ms=lambda: NOW_MS,
@@ -276,6 +281,38 @@ async def test_what_is_written_down_of_a_message(bench: Bench) -> None:
     )
     assert ids.dedupe_key("me@test", "red@teams.org", mail.sha256) == recipient.dedupe_key
     assert recipient.event_id != mail.id
+
+
+@pytest.mark.parametrize(
+    ("authenticated", "expected"),
+    [
+        pytest.param(None, None, id="not asked"),
+        pytest.param(False, None, id="failed"),
+        pytest.param(True, Auth("PLAIN", "tim"), id="succeeded"),
+    ],
+)
+async def test_who_has_authenticated_is_written_down(bench: Bench, authenticated: bool | None, expected: Auth | None) -> None:
+    """By mechanism and name; what the authenticator keeps beside them, a password perhaps, is not."""
+    session = bench.session
+    session.authenticated, session.auth_mechanism, session.auth_identity = authenticated, "PLAIN", "tim"
+    session.auth_data = LoginPassword(b"tim", b"secret")
+    bench.rcpt("orders@x.org")
+    await bench.data()
+    ((mail, _),) = bench.keeper.taken
+    assert expected == mail.auth
+    assert ("esmtpa" if authenticated else "esmtp") == mail.protocol
+    assert b"secret" not in mail_to_bytes(mail)
+
+
+@pytest.mark.parametrize(("received", "expected"), [(False, ""), (True, "mx.test")])
+async def test_who_we_are_is_written_down_where_events_carry_a_received_field(received: bool, expected: str) -> None:
+    """The name of the listener's host, so that a retry after a change of it says the same; off by default."""
+    bench = Bench(received=received)
+    bench.mail()
+    bench.rcpt("orders@x.org")
+    await bench.data()
+    ((mail, _),) = bench.keeper.taken
+    assert expected == mail.received_by
 
 
 async def test_the_null_sender_is_an_empty_text(bench: Bench) -> None:
@@ -459,8 +496,18 @@ def test_a_unix_peer_has_no_address() -> None:
     """On a Unix socket there is no IP to write down."""
     bench = Bench()
     bench.session.peer = ""
-    client: Any = intake._client(bench.session)
+    client: Any = intake._client(bench.session, bench.envelope)
     assert ("", 0) == (client.ip, client.port)
+
+
+def test_a_client_behind_a_proxy_is_the_one_it_speaks_for() -> None:
+    """What PROXY header, XCLIENT and XFORWARD said is in the record; without them it says none of it."""
+    bench = Bench()
+    assert intake._client(bench.session, bench.envelope) == Client("192.0.2.7", 4711, "client.test")
+    bench.session.proxy_peer, bench.session.peer_host = ("10.0.0.1", 1), "mail.test"
+    bench.envelope.xforward = {"ADDR": "203.0.113.1", "NAME": None}
+    known = intake._client(bench.session, bench.envelope)
+    assert known == Client("192.0.2.7", 4711, "client.test", "mail.test", via_proxy=True, forwarded={"ADDR": "203.0.113.1", "NAME": None})
 
 
 RECEIVED = b"Received: from a by b;\r\n\tThu, 1 Jan 2026 00:00:00 +0000\r\n"

@@ -13,7 +13,7 @@ from postbus import __version__
 from postbus.cli.main import CLI, EXAMPLES, LETTERS
 
 RUNNER = CliRunner()
-COMMANDS = ["run", "check", "smtpd", "schema", "send", "status", "healthcheck", "reload", "selftest"]
+COMMANDS = ["run", "check", "smtpd", "schema", "passwd", "send", "status", "healthcheck", "reload", "selftest"]
 LETTER_COMMANDS = ["list", "replay", "drop"]
 
 BAD = "listeners:\n  smtp: {addres: ':25'}\n"

@@ -86,7 +86,7 @@ BAD_FILES = [
     pytest.param(
         ROUTES + "listeners: {smtp: {port: 25}}\n",
         'file:3: listeners.smtp.port: there is no key "port" here; known are address, announce, auth, backlog, clients, content, '
-        "hostname, ident, lenient_paths, limits, parameters, protocol, smtputf8, socket_mode, spill_threshold_octets, stray, "
+        "hostname, ident, lenient_paths, limits, parameters, protocol, proxy, smtputf8, socket_mode, spill_threshold_octets, stray, "
         "strict_pipelining, timeouts, tls",
         id="an unknown key",
     ),
@@ -290,6 +290,50 @@ BAD_FILES = [
         id="a token where a variable's name belongs",
     ),
     pytest.param(
+        ROUTES + "listeners: {mx: {auth: {users: /nowhere/users}}}\n",
+        "file:3: listeners.mx.auth.users: /nowhere/users does not exist; make it: postbus passwd /nowhere/users NAME",
+        id="no user file",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {auth: {users: /}}}\n",
+        "file:3: listeners.mx.auth.users: / is a folder; name the file in it",
+        id="a folder for users",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {auth: {users: /etc/passwd}}}\n",
+        "file:3: listeners.mx.auth.users: /etc/passwd, line 1: no hash of argon2 behind the name; remove the line, then: postbus passwd "
+        "/etc/passwd NAME",
+        id="a damaged user file",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {auth: {required: true}}}\n",
+        "file:3: listeners.mx.auth.required: nobody can log in: there is no user file; name one in auth.users; make it: postbus passwd "
+        "FILE NAME",
+        id="auth without users",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {auth: {required: true, users: /dev/null}}}\n",
+        "file:3: listeners.mx.auth.required: nobody can log in: AUTH is for TLS only, and the listener has none; give it a certificate "
+        "(tls)",
+        id="auth without TLS",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {auth: {mechanisms: [EXTERNAL]}}}\n",
+        "file:3: listeners.mx.auth.mechanisms: EXTERNAL needs certificates of clients, which nobody is asked for; set listeners.mx.tls."
+        "client_ca to the authorities that sign clients' certificates, or leave EXTERNAL out",
+        id="EXTERNAL without certificates",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {auth: {mechanisms: [CRAM-MD5]}}}\n",
+        'file:3: listeners.mx.auth.mechanisms[0]: "CRAM-MD5" is not known here; use PLAIN, LOGIN or EXTERNAL',
+        id="an unknown mechanism",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {tls: {mode: starttls, certificate: /c, client_certificate: required}}}\n",
+        "file:3: listeners.mx.tls: client_certificate required needs client_ca: name the PEM file of the authorities that sign them",
+        id="certificates without authorities",
+    ),
+    pytest.param(
         "sinks: {k: {kind: kafka, bootstrap: [x], topic: m, tls: {ca: /dev/null}}}\n" + TO_KAFKA,
         "file:1: sinks.k.tls.ca: there is no certificate of an authority in /dev/null; put PEM certificates there: "
         "-----BEGIN CERTIFICATE-----",
@@ -387,10 +431,50 @@ BAD_FILES = [
         id="a value of a keyword that is not announced",
     ),
     pytest.param(
+        ROUTES + "listeners: {mx: {proxy: {header: true}}}\n",
+        "file:3: listeners.mx.proxy.trusted: nobody may connect: each connection needs a PROXY header, and nobody is trusted to send one; "
+        "name the networks of the load balancer, as in [10.0.0.0/8]",
+        id="a PROXY header from nobody",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {proxy: {header: true, trusted: [10.0.0.1/8]}}}\n",
+        "file:3: listeners.mx.proxy.trusted[0]: '10.0.0.1/8' has address bits behind its length; write 10.0.0.0/8, or 10.0.0.1 for that "
+        "one address",
+        id="a network with address bits",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {proxy: {xclient: [proxy.example]}}}\n",
+        "file:3: listeners.mx.proxy.xclient[0]: 'proxy.example' is no network; write one in CIDR form, as in 192.0.2.0/24 or 2001:db8::/32"
+        ", or unix",
+        id="a name for a network",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {proxy: {trusted: [10.0.0.0/8]}}}\n",
+        "file:3: listeners.mx.proxy.trusted: no PROXY header is asked for, so nobody needs trust here; set proxy.header to true, or remove "
+        "this (warning)",
+        id="trust without a PROXY header",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {proxy: {xclient: [10.0.0.0/8, '::/0']}}}\n",
+        "file:3: listeners.mx.proxy.xclient[1]: ::/0 trusts everybody with the client's address; name the networks of the proxies alone "
+        "(warning)",
+        id="everybody speaks for others",
+    ),
+    pytest.param(
         KAFKA + TO_KAFKA + "acceptance: hold\nhold: {timeout_s: 30}\n",
         'file:4: hold.timeout_s: 30 s is not below the answer_timeout_s of listener "smtp", 30 s; lower it: the sender would be answered '
         "451 before the sinks are (warning)",
         id="sinks outlive the answer",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {limits: {connections_max: 10}, clients: {connections_max: 50}}}\n",
+        "file:3: listeners.mx.clients.connections_max: 50 is above limits.connections_max, 10: one client can take all; lower it (warning)",
+        id="a limit per client that is none",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {limits: {errors_max: 10, errors_slow: 10}}}\n",
+        "file:3: listeners.mx.limits.errors_slow: 10 is not below errors_max, 10: no answer gets slower; lower it (warning)",
+        id="a delay that never comes",
     ),
 ]
 
@@ -413,6 +497,20 @@ def test_one_line_says_it(text: str, expected: str, tmp_path: Path) -> None:
     found = findings(text, tmp_path)
     assert len(found) == 1, found
     assert expected == found[0] or (expected.endswith(": ") and found[0].startswith(expected))
+
+
+@pytest.mark.parametrize(
+    ("more", "field", "expected"),
+    [
+        pytest.param("", "users", "AUTH is never offered: it is for TLS only, and the listener has none", id="no TLS"),
+        pytest.param(", allow_plaintext: true", "allow_plaintext", "passwords can be read on the way", id="plain text"),
+    ],
+)
+def test_weak_authentication_is_warned_of(more: str, field: str, expected: str, tmp_path: Path) -> None:
+    """Where it cannot work, or not well; and where nobody is known."""
+    found = findings(ROUTES + f"listeners: {{mx: {{auth: {{users: /dev/null{more}}}}}}}\n", tmp_path)
+    assert any(line.startswith(f"file:3: listeners.mx.auth.{field}: {expected}") and line.endswith("(warning)") for line in found)
+    assert "file:3: listeners.mx.auth.users: /dev/null holds no user; add one: postbus passwd /dev/null NAME (warning)" in found
 
 
 def test_the_table_is_long() -> None:

@@ -30,6 +30,9 @@ def postbus(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> I
         "implicit": {"address": "127.0.0.1:0", "tls": pair.tls("implicit")},
         "lmtp": {"address": "127.0.0.1:0", "protocol": "lmtp"},
         "socket": {"address": f"unix:{folder}/lmtp.sock", "protocol": "lmtp"},
+        "behind": {"address": "127.0.0.1:0", "proxy": {"header": True, "trusted": ["127.0.0.0/8"]}},
+        "behind_tls": {"address": "127.0.0.1:0", "proxy": {"header": True, "trusted": ["127.0.0.0/8"]}, "tls": pair.tls("implicit")},
+        "speaking": {"address": "127.0.0.1:0", "proxy": {"xclient": ["127.0.0.0/8"]}},
     }
     with running(folder, tree(listeners=listeners)) as started:
         yield started
@@ -80,6 +83,35 @@ def test_a_mail_by_each_kind_of_listener(
     assert "from swaks" == data["message"]["subject"]
     assert "hello" == data["body"]["text"].strip()
     assert "client.test" == data["client"]["helo"]
+
+
+@pytest.mark.parametrize(
+    ("listener", "arguments"),
+    [
+        pytest.param("behind", ["--proxy-version", "1"], id="PROXY v1"),
+        pytest.param("behind", ["--proxy-version", "2"], id="PROXY v2"),
+        pytest.param("behind_tls", ["--proxy-version", "1", "--tls-on-connect"], id="PROXY v1 before TLS"),
+        pytest.param("behind_tls", ["--proxy-version", "2", "--tls-on-connect"], id="PROXY v2 before TLS"),
+        pytest.param("speaking", ["--xclient-addr", "192.0.2.1", "--xclient-port", "40000"], id="XCLIENT"),
+    ],
+)
+def test_the_client_behind_a_proxy_is_the_events_client(postbus: Postbus, listener: str, arguments: Sequence[str]) -> None:
+    """The event names the client the proxy speaks for, and says so."""
+    recipient = f"{unique()}@example.org"
+    client = ["--proxy-source", "192.0.2.1", "--proxy-source-port", "40000", "--proxy-dest", "198.51.100.2", "--proxy-dest-port", "25"]
+    more = [*client, "--proxy-family", "TCP4" if arguments[1] == "1" else "AF_INET"] if listener.startswith("behind") else []
+    where = ["--server", "127.0.0.1", "--port", str(postbus.port(listener))]
+    done = swaks(*where, *arguments, *more, "--to", recipient, "--header", "Subject: from swaks")
+    assert 0 == done.returncode, done.stdout + done.stderr
+    known = arrived(postbus, recipient)["client"]
+    assert ("192.0.2.1", 40_000, True) == (known["ip"], known["port"], known["viaProxy"])
+
+
+def test_without_a_proxy_nobody_gets_in_where_one_is_wanted(postbus: Postbus) -> None:
+    """No banner, and soon no connection."""
+    done = swaks("--server", "127.0.0.1", "--port", str(postbus.port("behind")), "--to", "x@example.org")
+    assert 0 != done.returncode
+    assert "<-  220" not in done.stdout
 
 
 def test_mail_without_tls_is_refused_where_it_is_required(postbus: Postbus) -> None:

@@ -25,7 +25,7 @@ from postbus.event.encoding import (
     raw_tree,
     shortened,
 )
-from postbus.event.mail import Auth, Client, Mail, Recipient, Tls
+from postbus.event.mail import Auth, Client, Mail, Mode, Recipient, Tls
 from postbus.event.mime import parse
 from postbus.event.parsed import Defect, Parsed, unreadable
 from postbus.event.schema import json_schema
@@ -58,7 +58,7 @@ def test_what_is_known_of_the_transaction() -> None:
             "tls": {"version": "TLSv1.3", "cipher": "TLS_AES_256_GCM_SHA384", "clientCertSubject": "CN=a.example"},
             "auth": {"mechanism": "PLAIN", "identity": "alice"},
         },
-        "client": {"ip": "192.0.2.1", "port": 40_000, "ptr": None, "helo": "a.example", "viaProxy": False},
+        "client": {"ip": "192.0.2.1", "port": 40_000, "ptr": None, "helo": "a.example", "viaProxy": False, "forwarded": None},
         "envelope": {
             "mailFrom": "alice@a.example",
             "recipient": "Bob+tag@b.example",
@@ -83,6 +83,23 @@ def test_what_is_known_of_the_transaction() -> None:
         "route": {"name": "inbox", "pattern": "*@b.example", "tag": "tag", "captures": {"list": "x"}},
     }.items() <= tree.items()
     assert "other@b.example" not in json.dumps(tree)
+
+
+def test_where_a_mail_was_before() -> None:
+    """XFORWARD's attributes by their names here; what was not said, or is not known, is null."""
+    said = {"NAME": "a\u2028b", "ADDR": "203.0.113.1", "PORT": "25", "PROTO": None, "IDENT": "4XyZ", "SOURCE": "REMOTE"}
+    record = replace(mail(PLAIN), client=Client("192.0.2.1", 1, ptr="mx.example", via_proxy=True, forwarded=said))
+    client = data_of(PLAIN, record=record)["client"]
+    assert ("mx.example", True) == (client["ptr"], client["viaProxy"])
+    assert {
+        "name": "a\ufffdb",
+        "address": "203.0.113.1",
+        "port": 25,
+        "protocol": None,
+        "helo": None,
+        "ident": "4XyZ",
+        "source": "REMOTE",
+    } == client["forwarded"]
 
 
 def test_what_is_known_of_the_message() -> None:
@@ -381,3 +398,28 @@ def test_a_list_that_fits_is_kept_whole() -> None:
     tree: dict[str, Any] = {"headers": list(items), "limits": {"truncatedFields": []}, "defects": []}
     encoding._shrink_list(tree, "headers", 10_000)
     assert items == tree["headers"]
+
+
+@pytest.mark.parametrize("mode", ["parsed", "both"])
+def test_our_received_field_stands_before_the_headers(mode: Mode) -> None:
+    """Where the record asks for it the list of headers begins with a field of ours, for this recipient; the octets stay those received."""
+    to = recipient(mode=mode)
+    without = mail(PLAIN, to, recipient(address="other@b.example"))
+    plain, marked = data_of(PLAIN, record=without, to=to), data_of(PLAIN, record=replace(without, received_by="mx.example"), to=to)
+    first, *rest = marked.pop("headers")
+    assert first["name"] == "Received"
+    assert "by mx.example with ESMTPS id 018cc251-f400-7000-8000-000000000000 for <Bob+tag@b.example> tls" in first["value"]
+    assert "other@" not in first["value"]
+    assert plain.pop("headers") == rest
+    assert plain == marked
+
+
+@pytest.mark.parametrize("as_read", [None, unreadable(Defect("mime.depth", None, "x"))])
+def test_raw_events_know_nothing_of_it(as_read: Parsed | None) -> None:
+    """What holds the octets and no headers has no field of ours."""
+    to = recipient(mode="raw")
+    record = replace(mail(PLAIN, to), received_by="mx.example")
+    tree = raw_tree(record, to, PLAIN, as_read, ROOM)
+    assert tree["headers"] is None
+    assert b64decode(tree["raw"]["base64"]) == PLAIN
+    assert b"mx.example with" not in envelope_json(record, to)

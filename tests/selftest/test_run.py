@@ -19,8 +19,8 @@ from postbus.selftest.wire import Address
 from postbus.server import LMTP, ListenerSettings
 from postbus.server.settings import TlsSettings
 from tests.selftest.fakes import Fault, served
-from tests.server.test_attacks import Keeper
-from tests.server.wire import client_context, listening, server_context
+from tests.server.test_attacks import Keeper, know
+from tests.server.wire import client_context, listening, roster_of, server_context
 
 IMPATIENT = Patience(reply_s=0.5, close_s=0.1)
 
@@ -71,6 +71,18 @@ async def test_our_server_stands(mode: str, tmp_path: Path) -> None:
     assert all(one.verdict.why for one in found if one.verdict.word != "pass")
     assert counts(found)["pass"] >= least
     assert passed(found)
+
+
+async def test_our_server_stands_attacks_on_auth() -> None:
+    """Where it knows the table's user, behind STARTTLS, every row about AUTH that can be asked is answered as listed."""
+    settings = ListenerSettings.model_construct(address="127.0.0.1:0", hostname="mx.test", tls=TlsSettings.model_construct(mode="starttls"))
+    async with listening(Keeper(("nobody@mx.test",)), settings, tls_context=server_context(), authenticator=know) as listener:
+        roster = roster_of(listener)
+        roster.terms = replace(roster.terms, auth_failure_delay_s=0.0)
+        target = of(int(listener.addresses[0].rpartition(":")[2]), encryption="starttls", test_user=True)
+        found = await judged(target, chosen("auth-*"))
+    assert {} == {one.row.id: one.verdict for one in found if one.verdict.word not in {"pass", "skipped"}}
+    assert counts(found)["pass"] >= 40
 
 
 @pytest.mark.parametrize("lmtp", [False, True], ids=["smtp", "lmtp"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -18,10 +18,11 @@ from postbus.selftest.verdict import Verdict, differences, judge
 from postbus.selftest.wire import Address
 from postbus.server import AuthResult, Envelope, Listener, ListenerSettings, LoginPassword
 from postbus.server.networks import Networks
+from postbus.server.proxy_settings import ProxySettings
 from postbus.server.settings import TlsSettings
 from postbus.smtp import Limits
 from tests.server.conftest import Run
-from tests.server.wire import client_context, listening, roster_of, server_context, until
+from tests.server.wire import Wire, client_context, codes, listening, roster_of, server_context, until
 
 PATIENCE = Patience(reply_s=5.0, close_s=0.5)
 
@@ -95,7 +96,34 @@ async def play(row: Row, *, implicit: bool) -> None:
         assert list(row.accepted) == handler.contents
 
 
-@pytest.mark.parametrize("row", rows(), ids=lambda row: row.id)
+async def play_behind(row: Row) -> None:
+    """Play *row* as a client of a proxy: the banner comes behind the header."""
+    networks = ("127.0.0.0/8",) if row.server["proxy"] == "trusted" else ("10.0.0.0/8",)
+    silent = any(step.kind == "silence" for step in row.steps)
+    proxy = ProxySettings(header=True, trusted=networks, header_timeout_s=0.1 if silent else 5)
+    settings = ListenerSettings.model_construct(address="127.0.0.1:0", hostname="mx.example", proxy=proxy)
+    handler = Keeper(())
+    async with listening(handler, settings, sweep_interval_s=0.02) as listener, Wire.to(listener, banner=False) as wire:
+        for step in row.steps:
+            if step.kind == "send":
+                wire.send(step.octets)
+                assert [[code] for code in step.expect] == [codes(await wire.reply()) for _ in step.expect]
+        if row.closes:
+            with suppress(ConnectionError):  # what was not read resets the connection, which is an end too
+                assert await wire.rest() == ""
+            await until(lambda: listener.sessions == 0)
+        else:
+            assert listener.sessions == 1
+        assert list(row.accepted) == handler.contents
+
+
+@pytest.mark.parametrize("row", [row for row in rows() if row.headed], ids=lambda row: row.id)
+def test_attack_behind_a_proxy(row: Row, run: Run) -> None:
+    """Every row about a PROXY header, on a listener that wants one."""
+    run(play_behind(row))
+
+
+@pytest.mark.parametrize("row", [row for row in rows() if not row.headed], ids=lambda row: row.id)
 def test_attack_over_a_live_socket(row: Row, run: Run) -> None:
     """Every row gets its listed answer, and keeps or loses its connection as listed."""
     run(play(row, implicit=False))
@@ -103,7 +131,7 @@ def test_attack_over_a_live_socket(row: Row, run: Run) -> None:
 
 @pytest.mark.parametrize(
     "row",
-    [row for row in rows() if not about_plain(row)],
+    [row for row in rows() if not row.headed and not about_plain(row)],
     ids=lambda row: row.id,
 )
 def test_attack_over_tls(row: Row, run: Run) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from postbus.server.client_settings import ClientSettings
-from postbus.server.clients import TOO_MANY, TOO_MANY_NAMES, TOO_MUCH_MAIL, TOO_OFTEN, Client, Clients, Refusal, key_of, spend
+from postbus.server.clients import TOO_MANY, TOO_MANY_NAMES, TOO_MUCH_MAIL, TOO_OFTEN, Client, Clients, Rate, Refusal, key_of
 
 PUBLIC = ("192.0.2.1", 4711)
 
@@ -134,10 +134,10 @@ def test_no_limit_where_none_is_set() -> None:
 )
 def test_no_window_holds_more_than_twice_the_rate(events_max: int, interval_s: float, steps: list[float]) -> None:
     """The burst and what comes back meanwhile: never more within any interval, and no refusal below the rate."""
-    now, until, passed = 0.0, 0.0, list[float]()
+    now, until, passed, rate = 0.0, 0.0, list[float](), Rate(events_max, interval_s)
     for step in steps:
         now += step
-        later = spend(until, now, events_max, interval_s)
+        later = rate.spend(until, now)
         if later is not None:
             until = later
             passed.append(now)
@@ -179,7 +179,7 @@ def test_what_is_known_of_hosts_is_bounded() -> None:
     table = clients()
     for number in range(5000):
         table.enter((f"10.0.{number >> 8}.{number & 255}", 1), 0)
-    assert len(table._spared) <= 1024
+    assert len(table._keys) <= 1024
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.floats(0, 30)), max_size=200))

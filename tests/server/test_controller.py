@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import smtplib
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -437,3 +439,20 @@ def test_loopback(refused: bool, expected: str, monkeypatch: pytest.MonkeyPatch)
     if refused:
         monkeypatch.setattr(socket, "socket", NoIPv4)
     assert expected == module.get_localhost()
+
+
+WITHOUT_UVLOOP = """
+import smtplib, sys
+sys.modules["uvloop"] = None
+from postbus.server import Controller
+from postbus.testing import Smtpd
+with Smtpd() as smtpd, smtplib.SMTP(*smtpd.address) as client:
+    client.sendmail("a@x.example", ["b@x.example"], "x")
+    print(smtpd.wait()[0].rcpt_tos)
+"""
+
+
+def test_no_uvloop_is_needed() -> None:
+    """Where it cannot be imported, the standard library's loop serves."""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", WITHOUT_UVLOOP], check=True, capture_output=True, text=True)
+    assert "('b@x.example',)" == done.stdout.strip()

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +14,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from postbus.bridge.load import OVERLOADED
 from postbus.server import Listener, ListenerSettings, Reply
 from postbus.server.client_settings import ClientSettings
-from postbus.server.clients import Refusal
-from postbus.server.limits import OF_LAPSE, OF_REPLY
+from postbus.server.clients import TOO_MANY, TOO_OFTEN, Refusal
+from postbus.server.limits import EARLY, HOPS, OF_LAPSE, OF_REPLY, SLOWED
 from postbus.server.settings import LimitSettings, TimeoutSettings, TlsSettings
 from postbus.server.timers import Lapse
 from postbus.smtp import replies
@@ -62,6 +64,13 @@ def test_every_word_of_a_limit_is_its_own() -> None:
     assert len(words) == len(set(words))
     assert {Lapse.COMMAND, Lapse.DATA, Lapse.TRANSACTION, Lapse.SESSION} == set(OF_LAPSE)
     assert [] == [reply for reply in vars(replies).values() if isinstance(reply, Reply) and reply.code == 421 and reply not in OF_REPLY]
+
+
+def test_the_page_lists_every_limit() -> None:
+    """Whoever meets a word in a metric finds it there."""
+    page = (Path(__file__).parents[2] / "docs" / "open-internet.md").read_text()
+    words = {*OF_REPLY.values(), *OF_LAPSE.values(), EARLY, SLOWED, HOPS, TOO_MANY.reason, TOO_OFTEN.reason, OVERLOADED.reason}
+    assert [] == sorted(word for word in words if f"`{word}`" not in page)
 
 
 # --- connections
@@ -623,6 +632,7 @@ def test_counts_return_to_zero_however_sessions_end(ends: list[Callable[[Wire], 
             while not playing.done():
                 assert 0 <= counted(listener) <= 5
                 await asyncio.sleep(0)
+            assert [] == [fault for fault in playing.result() if fault is not None and not isinstance(fault, OSError)]
             await until(lambda: listener.sessions == 0)
             assert counted(listener) == 0
 

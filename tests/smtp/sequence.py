@@ -22,7 +22,8 @@ COMMANDS = {
     "EHLO": b"EHLO client.example\r\n", "HELO": b"HELO client.example\r\n", "LHLO": b"LHLO client.example\r\n",
     "MAIL": b"MAIL FROM:<a@client.example>\r\n", "RCPT": b"RCPT TO:<b@mx.test>\r\n", "DATA": b"DATA\r\n", "RSET": b"RSET\r\n",
     "NOOP": b"NOOP\r\n", "QUIT": b"QUIT\r\n", "VRFY": b"VRFY b\r\n", "EXPN": b"EXPN b\r\n", "HELP": b"HELP\r\n",
-    "STARTTLS": b"STARTTLS\r\n", "AUTH": b"AUTH PLAIN\r\n", ".": b"text\r\n.\r\n", "BDAT": b"BDAT 4\r\ntext",
+    "STARTTLS": b"STARTTLS\r\n", "AUTH": b"AUTH PLAIN\r\n",
+    "XCLIENT": b"XCLIENT ADDR=192.0.2.1\r\n", "XFORWARD": b"XFORWARD ADDR=192.0.2.1\r\n", ".": b"text\r\n.\r\n", "BDAT": b"BDAT 4\r\ntext",
     "LAST": b"BDAT 4 LAST\r\ntext",
     "BIG": b"BDAT 1001\r\n" + b"x" * 1001, "half BDAT": b"BDAT 4\r\nte", "half LAST": b"BDAT 4 LAST\r\nte",
     "half BIG": b"BDAT 1001\r\n" + b"x" * 999, "rest": b"xt", "=": b"AHgAeA==\r\n",
@@ -41,18 +42,21 @@ WAYS = {
     AUTHENTICATING: "EHLO AUTH",
 }
 
-#              EHLO HELO MAIL RCPT DATA RSET NOOP QUIT VRFY EXPN HELP STARTTLS AUTH BDAT LAST
+#              EHLO HELO MAIL RCPT DATA RSET NOOP QUIT VRFY EXPN HELP STARTTLS AUTH BDAT LAST XCLIENT XFORWARD
 CODES = {
-    CONNECTED:  "250G 250G 503  503  503  250  250  221X 252  502  214  503      503  503  503",
-    GREETED:    "250G 250G 250S 503  503  250G 250  221X 252  502  214  220C     334A 503  503",
-    SENDER:     "250G 250G 503  250R 503  250G 250  221X 252  502  214  503      503  503  503",
-    REFUSED:    "250G 250G 503  250R 554  250G 250  221X 252  502  214  503      503  554  554",
-    RECIPIENTS: "250G 250G 503  250R 354D 250G 250  221X 252  502  214  503      503  250K 250G",
-    CHUNKS:     "250G 250G 503  503  503  250G 250  221X 252  502  214  503      503  250K 250G",
-    FAILED:     "250G 250G 503  503  503  250G 250  221X 252  502  214  503      503  503  503G",
+    CONNECTED:  "250G 250G 503  503  503  250  250  221X 252  502  214  503      503  503  503  220C    250",
+    GREETED:    "250G 250G 250S 503  503  250G 250  221X 252  502  214  220C     334A 503  503  220C    250",
+    SENDER:     "250G 250G 503  250R 503  250G 250  221X 252  502  214  503      503  503  503  503     503",
+    REFUSED:    "250G 250G 503  250R 554  250G 250  221X 252  502  214  503      503  554  554  503     503",
+    RECIPIENTS: "250G 250G 503  250R 354D 250G 250  221X 252  502  214  503      503  250K 250G 503     503",
+    CHUNKS:     "250G 250G 503  503  503  250G 250  221X 252  502  214  503      503  250K 250G 503     503",
+    FAILED:     "250G 250G 503  503  503  250G 250  221X 252  502  214  503      503  503  503G 503     503",
 }  # fmt: skip
 LMTP_CODES = {state: line.replace("554", "503") for state, line in CODES.items()}
-_COLUMNS = ("EHLO", "HELO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT", "VRFY", "EXPN", "HELP", "STARTTLS", "AUTH", "BDAT", "LAST")
+_COLUMNS = (
+    "EHLO", "HELO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT", "VRFY", "EXPN", "HELP", "STARTTLS", "AUTH", "BDAT", "LAST", "XCLIENT",
+    "XFORWARD",
+)  # fmt: skip
 _TARGETS = {
     "G": GREETED,
     "S": SENDER,
@@ -83,6 +87,8 @@ ANSWERS = [
       for verb, after in (("BDAT", FAILED), ("LAST", GREETED))),
     *((state, "BDAT", 421, CLOSED) for state in (RECIPIENTS, CHUNKS)),
     *((GREETED, "STARTTLS", code, GREETED) for code in (454, 501)),
+    *((state, "XCLIENT", code, state) for state in (CONNECTED, GREETED) for code in (450, 550)),
+    *((state, "XFORWARD", code, state) for state in (CONNECTED, GREETED) for code in (450, 550)),
     *((GREETED, "AUTH", code, GREETED) for code in (235, 454, 535)),
     *((AUTHENTICATING, "=", code, GREETED) for code in (235, 454, 535)),
     (AUTHENTICATING, "=", 334, AUTHENTICATING),
@@ -106,6 +112,8 @@ MALFORMED = [
     *((state, b"VRFY\r\n", "501", state) for state in CODES),
     (GREETED, b"MAIL FROM:<a\r\n", "501", GREETED),
     (GREETED, b"STARTTLS now\r\n", "501", GREETED),
+    *((state, b"XCLIENT ADDR\r\n", "501", state) for state in (CONNECTED, GREETED)),
+    *((state, b"XFORWARD ADDR\r\n", "501", state) for state in (CONNECTED, GREETED)),
     (GREETED, b"AUTH\r\n", "501", GREETED),
     (AUTHENTICATING, b"*\r\n", "501", GREETED),
     (AUTHENTICATING, b"QUIT\r\n", "501", GREETED),
@@ -160,7 +168,9 @@ def rows() -> Iterator[Row]:
 
 def check(row: Row) -> None:
     """Play *row*."""
-    driver = Driver(replace(OFFER, starttls=True, auth=("PLAIN",), auth_tls=False, size_octets=SIZE_MAX), lmtp=row.lmtp)
+    driver = Driver(
+        replace(OFFER, starttls=True, auth=("PLAIN",), auth_tls=False, xclient=True, xforward=True, size_octets=SIZE_MAX), lmtp=row.lmtp
+    )
     for step in [*WAYS[RECIPIENTS].split(), row.begun] if row.begun else WAYS[row.state].split():
         verb = step.rstrip("!")
         driver.policy = Policy(answers={"RCPT": Reply(550, "No")} if step.endswith("!") else {})

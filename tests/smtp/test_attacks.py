@@ -10,12 +10,53 @@ import pytest
 
 from postbus.selftest.vectors import Row, Step, rows
 from postbus.server.networks import Networks
-from postbus.smtp import Limits
+from postbus.server.proxy_protocol import HeaderReader, ProxyData
+from postbus.smtp import Limits, Offer
 from tests.smtp.driver import ARRIVALS, BANNER, OFFER, Driver, Policy, codes, pipelined, some_splits, whole
 
 LOCAL = "127.0.0.1"
-ROWS = 350
-ROWS_BY_SECTION = {"6.1": 44, "6.2": 86, "6.3": 138, "6.4": 75, "6.6": 7}
+ROWS = 441
+ROWS_BY_SECTION = {"6.1": 44, "6.2": 86, "6.3": 138, "6.4": 75, "6.5": 91, "6.6": 7}
+
+
+class Behind(Driver):
+    """A session that begins with a PROXY header, as its shell has it: the engine, and the banner, only behind it."""
+
+    def __init__(self, offer: Offer, *, trusted: bool, limits: Limits, policy: Policy) -> None:
+        super().__init__(offer, limits=limits, policy=policy, greeted=False)
+        self.reader = HeaderReader()
+        self.shut = not trusted
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more is said."""
+        return self.shut or super().closed
+
+    def behind(self, data: bytes) -> bytes:
+        """Return what of *data* is no header."""
+        if self.shut:
+            return b""
+        if self.reader.data is not None:
+            return data
+        return self._read(data, self.reader.feed(data), self.reader.data)
+
+    def _read(self, data: bytes, taken: int, header: ProxyData | None) -> bytes:
+        """Open the session if the *header* is whole and good, of which *taken* octets of *data* were part."""
+        if header is None:
+            return b""
+        self.shut = not header
+        if self.shut:
+            return b""
+        self.engine.open(BANNER)
+        return data[taken:]
+
+    def feed(self, data: bytes) -> bytes:
+        """As ever, behind the header."""
+        return super().feed(self.behind(data))
+
+    def feed_withheld(self, segments: Iterable[bytes]) -> bytes:
+        """As ever, behind the header."""
+        return super().feed_withheld([self.behind(segment) for segment in segments])
 
 
 def session(row: Row) -> Driver:
@@ -25,13 +66,19 @@ def session(row: Row) -> Driver:
     policy = Policy(refuses=frozenset(server.pop("refuses", ())))
     if LOCAL in Networks(tuple(server.pop("stray_allowed_from", ()))):  # the shell's decision: the engine knows no peers
         server["stray"] = "allow"
+    proxy = server.pop("proxy", None)
     offer = replace(OFFER, **server)
+    if proxy is not None:
+        return Behind(offer, trusted=proxy == "trusted", limits=limits, policy=policy)
     return Driver(offer, lmtp=row.protocol == "lmtp", limits=limits, policy=policy, greeted=not row.early)
 
 
 def perform(driver: Driver, steps: Iterable[Step], arrival: str) -> None:
     """Play *steps*, waiting for the replies of each; its octets arrive as *arrival* says."""
     for step in steps:
+        if step.kind == "silence":
+            assert isinstance(driver, Behind)
+            driver.shut = driver.reader.data is None
         if step.kind != "send":
             continue  # the driver's handshakes succeed at once, and an engine knows no end of file
         segments = next(ARRIVALS[arrival](step.octets))

@@ -69,6 +69,8 @@ RECORDING = Session(Offer("mx.test", unregistered="record"))
         ("MAIL", "FROM:<a@b> NOTIFY=NEVER", PLAIN, replies.UNKNOWN_PARAMETER),
         ("MAIL", "FROM:<a@b> BY=120;R MT-PRIORITY=-3", PLAIN, Mail("a@b", {"BY": "120;R", "MT-PRIORITY": "-3"}, {})),
         ("MAIL", "FROM:<ü@b>", PLAIN, replies.NEEDS_SMTPUTF8),
+        ("MAIL", "FROM:<@ü:a@b>", PLAIN, replies.NEEDS_SMTPUTF8),
+        ("RCPT", "TO:<@ü:a@b>", PLAIN, replies.NEEDS_SMTPUTF8),
         ("MAIL", "FROM:<a@b> SUBMITTER=ü@b", PLAIN, replies.NEEDS_SMTPUTF8),
         ("MAIL", "FROM:<a@b> SUBMITTER=ü@b SMTPUTF8", PLAIN, Mail("a@b", {"SUBMITTER": "ü@b", "SMTPUTF8": None}, {})),
         ("MAIL", "FROM:<ü@b> SMTPUTF8", PLAIN, Mail("ü@b", {"SMTPUTF8": None}, {})),
@@ -145,7 +147,7 @@ def test_the_short_way_leads_to_the_same_place(verb: str, keyword: str, path: st
 
 def test_pipelining_column_is_rfc_2920() -> None:
     """The verbs that end a group are RFC 2920 s3.1's, those of its extensions, and no other."""
-    assert {"HELO", "EHLO", "LHLO", "DATA", "NOOP", "QUIT", "VRFY", "EXPN", "STARTTLS", "AUTH"} == {
+    assert {"HELO", "EHLO", "LHLO", "DATA", "NOOP", "QUIT", "VRFY", "EXPN", "STARTTLS", "AUTH", "XCLIENT"} == {
         name for name, row in VERBS.items() if row.ends_group
     }
 
@@ -156,8 +158,10 @@ def test_before_tls_column_is_rfc_3207() -> None:
 
 
 def test_before_auth_column_is_rfc_4954() -> None:
-    """AUTH, EHLO, HELO, NOOP, RSET and QUIT pass before authentication (RFC 4954 s6); so does what makes it possible."""
-    assert {"AUTH", "HELO", "EHLO", "LHLO", "NOOP", "RSET", "QUIT", "STARTTLS"} == {name for name, row in VERBS.items() if row.before_auth}
+    """AUTH, EHLO, HELO, NOOP, RSET and QUIT pass before authentication (RFC 4954 s6); so does what leads to it."""
+    assert {"AUTH", "HELO", "EHLO", "LHLO", "NOOP", "RSET", "QUIT", "STARTTLS", "XCLIENT"} == {
+        name for name, row in VERBS.items() if row.before_auth
+    }
 
 
 def test_junk_column_spares_what_moves_mail() -> None:

@@ -1,4 +1,4 @@
-"""The content of DATA: its end, its dots, its defects, however it arrives."""
+"""The content of DATA and BDAT: its end, its dots, its defects, however it arrives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from postbus.smtp import Limits, Reply, replies
-from postbus.smtp.content import DotBody
+from postbus.smtp.content import CountBody, DotBody, SkippedChunk
 from tests.smtp.driver import ARRIVALS, OFFER
 
 
@@ -164,3 +164,90 @@ def test_content_agrees_with_a_naive_reader(parts: list[bytes], step: int) -> No
         strays = {"bare-cr": content.count(b"\r") - crlf, "bare-lf": content.count(b"\n") - crlf, "nul": content.count(b"\0")}
         strays["long-line"] = sum(len(line) > 998 for line in content.split(b"\r\n"))
         assert {kind: count for kind, count in strays.items() if count} == body.defects
+
+
+def read_chunks(
+    chunks: list[bytes], *, size: int | None = None, step: int = 1 << 20, limits: Limits | None = None
+) -> tuple[bytes, CountBody]:
+    """Return the content in *chunks*, fed by segments of *step* octets until one is refused, and the body's findings."""
+    body = CountBody(replace(OFFER, size_octets=size), limits or Limits())
+    content = b""
+    for number, chunk in enumerate(chunks):
+        body.begin(len(chunk), replies.CHUNK_OK, last=number == len(chunks) - 1)
+        for at in range(0, max(len(chunk), 1), step):
+            piece = body.feed(chunk[at : at + step])
+            content += b"" if body.hopeless else piece
+        assert body.left_octets == 0
+        if body.refusal is not None:
+            break
+    return content, body
+
+
+CHUNKS = st.lists(st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b".", b"\r\n.\r\n", b"a", b"\0", b"x" * 600])).map(b"".join), min_size=1)
+
+
+@given(CHUNKS, st.integers(1, 5))
+def test_chunks_are_content_however_they_part(chunks: list[bytes], step: int) -> None:
+    """Any octets in chunks and segments of any size are the content, to the octet, with the defects that DATA would find."""
+    sent = b"".join(chunks)
+    content, body = read_chunks(chunks, step=step)
+    assert (sent, len(sent), False, None) == (content, body.size_octets, body.hopeless, body.refusal)
+    stuffed = (b"\r\n" + sent).replace(b"\r\n.", b"\r\n..")[2:]
+    ending = b".\r\n" if sent.endswith(b"\r\n") or not sent else b"\r\n.\r\n"
+    same, rest, dotted = read([stuffed + ending])
+    assert rest == b""
+    assert sent == same[: len(sent)]
+    if ending == b".\r\n":  # DATA adds a line end where there is none, and what stands before it may be another defect then
+        assert dotted.defects == body.defects
+
+
+@pytest.mark.parametrize(
+    ("chunks", "refusal", "content"),
+    [
+        pytest.param([b"x" * 100], None, b"x" * 100, id="of the limit"),
+        pytest.param([b"x" * 101], replies.TOO_BIG, b"", id="over the limit"),
+        pytest.param([b"x" * 60, b"x" * 39 + b"\r", b"\n"], replies.TOO_BIG, b"x" * 99, id="over the limit with a CR held back"),
+        pytest.param([b"x" * 60, b"x" * 40, b""], None, b"x" * 100, id="an empty last one"),
+        pytest.param([b"a\nb\rc\0"], None, b"a\nb\rc\0", id="strays are refused by nobody"),
+        pytest.param([b"x" * 99], None, b"x" * 99, id="nor are long lines"),
+    ],
+)
+def test_chunks_over_the_limit(chunks: list[bytes], refusal: Reply | None, content: bytes) -> None:
+    """What a chunk announces is held against the limit before its octets are kept; all of them are counted."""
+    got, body = read_chunks(chunks, size=100, limits=Limits(text_line_flag_octets=30, text_line_octets=50))
+    assert (content, refusal) == (got, body.refusal)
+    assert not body.overrun
+
+
+def test_small_chunks_are_counted() -> None:
+    """All below the bound but the last, since a message's rest has any size."""
+    assert read_chunks([b"x", b"", b"y" * 10, b""], limits=Limits(chunk_small_octets=10))[1].small == 2
+
+
+def test_a_skipped_chunk_leaves_nothing() -> None:
+    """Its octets are counted, and beyond four times the limit, or a mebibyte over it, nobody reads on."""
+    chunk = SkippedChunk(replace(OFFER, size_octets=10), Limits(), 2_000_000, replies.SEND_MAIL, last=True)
+    assert (chunk.hopeless, chunk.last, chunk.overrun) == (True, True, False)
+    assert chunk.feed(b"x" * 1_048_586) == b""
+    assert (chunk.left_octets, chunk.overrun) == (951_414, False)
+    chunk.feed(b"x")
+    assert chunk.overrun
+    endless = SkippedChunk(replace(OFFER, size_octets=None), Limits(), 10**18, replies.SEND_MAIL, last=False)
+    endless.feed(b"x" * 1_000_000)
+    assert not endless.overrun
+
+
+def test_a_long_chunk_takes_constant_memory() -> None:
+    """Sixteen mebibytes leave nothing behind but numbers."""
+    body = CountBody(OFFER, Limits())
+    body.begin(1 << 24, replies.CHUNK_OK, last=True)
+    segment = b"x\n" * 32_768
+    tracemalloc.start()
+    try:
+        for _ in range(256):
+            body.feed(segment)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 65_536
+    assert {"bare-lf": 1 << 23} == {kind: count for kind, count in body.defects.items() if kind == "bare-lf"}

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postbus.smtp import (
+    Bdat,
     Chunk,
     Command,
     DataStart,
@@ -660,3 +661,114 @@ def test_nuisances_are_what_goes_beyond_the_usual(said: list[bytes], expected: i
     for line in said:
         driver.feed(line)
     assert expected == driver.engine.nuisances - before
+
+
+# --- chunks (RFC 3030)
+
+ENVELOPE = b"EHLO x\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n"
+PIECES = st.sampled_from([b"\r", b"\n", b"\r\n", b".", b"\r\n.\r\n", b"RSET\r\n", b"QUIT\r\n", b"a", b"\0", b"x" * 1100])
+
+
+def announced(chunks: list[bytes]) -> bytes:
+    """Return *chunks* as the peer sends them, the last one said to be the last."""
+    last = len(chunks) - 1
+    return b"".join(b"BDAT %d%s\r\n%b" % (len(chunk), b" LAST" * (at == last), chunk) for at, chunk in enumerate(chunks))
+
+
+@given(st.lists(st.lists(PIECES).map(b"".join), min_size=1, max_size=5), st.lists(st.integers(1, 2000), max_size=20), st.booleans())
+def test_any_chunks_are_the_message_that_data_would_be(chunks: list[bytes], cuts: list[int], withheld: bool) -> None:
+    """Any octets in any chunks and any segments: one message, the octets and defects that DATA gives, and the next command read as one."""
+    content = b"".join(chunks)
+    if not content.endswith(b"\r\n"):  # what DATA can carry
+        chunks, content = [*chunks, b"\r\n"], content + b"\r\n"
+    sent = announced(chunks) + b"HELP\r\n"
+    segments, at = [], 0
+    for cut in cuts:
+        segments.append(sent[at : at + cut])
+        at += cut
+    segments.append(sent[at:])
+    driver, other = (Driver(pipelined(replace(OFFER, stray="allow"))) for _ in range(2))
+    driver.feed(ENVELOPE)
+    said = driver.feed_withheld(segments) if withheld else b"".join(driver.feed(segment) for segment in segments)
+    other.feed(ENVELOPE + b"DATA\r\n" + (b"\r\n" + content).replace(b"\r\n.", b"\r\n..")[2:] + b".\r\n")
+    assert [*["250 2.0.0"] * len(chunks), "214 2.0.0"] == codes(said)
+    assert [content] == driver.accepted == other.accepted
+    (by_chunks,), (by_dot,) = ([event for event in one.events if isinstance(event, EndOfMessage)] for one in (driver, other))
+    assert by_dot == by_chunks
+
+
+def test_a_chunk_is_answered_when_it_is_whole() -> None:
+    """The shell is asked when it is announced, the peer told when it has arrived; an empty one has its end at once."""
+    engine = opened()
+    transact_to_recipients(engine)
+    assert Bdat(4, last=False) == owed(engine, b"BDAT 4\r\n")
+    assert engine.answer(Reply(250, "As the shell says"))
+    assert (engine.next_event(), engine.bytes_to_send()) == (Signal.NEED_DATA, b"")
+    assert (engine.in_content, engine.idle, engine.in_transaction) == (True, False, True)
+    engine.receive(b"text")
+    assert (engine.next_event(), engine.bytes_to_send()) == (Chunk(b"text"), b"")
+    assert (engine.next_event(), engine.bytes_to_send()) == (Signal.NEED_DATA, b"250 As the shell says\r\n")
+    assert not engine.in_content
+    assert Bdat(0, last=False) == owed(engine, b"BDAT 0\r\n")
+    assert engine.answer(replies.CHUNK_OK)
+    assert (engine.next_event(), engine.bytes_to_send()) == (Signal.NEED_DATA, replies.CHUNK_OK.wire)
+    assert Bdat(0, last=True) == owed(engine, b"BDAT 0 LAST\r\n")
+    assert engine.answer(replies.CHUNK_OK)
+    assert engine.next_event() == EndOfMessage(4, None, {})
+    engine.answer(replies.OK)
+    assert (engine.bytes_to_send(), engine.state) == (replies.OK.wire, State.GREETED)
+
+
+def transact_to_recipients(engine: Engine) -> None:
+    """Bring *engine* to where a chunk may come."""
+    for line in ENVELOPE.splitlines(keepends=True):
+        event = owed(engine, line)
+        engine.answer(engine.default_reply(event))
+    engine.bytes_to_send()
+
+
+@pytest.mark.parametrize(("code", "last", "after"), [(354, False, State.FAILED), (451, False, State.FAILED), (550, True, State.GREETED)])
+def test_a_chunk_that_the_shell_refuses_goes_by(code: int, last: bool, after: State) -> None:
+    """Its octets are no commands, and what comes behind it is no half of a message."""
+    engine = opened(pipelined(OFFER))
+    transact_to_recipients(engine)
+    owed(engine, b"BDAT 6%s\r\nQUIT" % (b" LAST" * last))
+    engine.answer(Reply(code, "No"))
+    assert (engine.next_event(), engine.bytes_to_send()) == (Signal.NEED_DATA, b"")
+    engine.receive(b"\r\nBDAT 6\r\nQUIT\r\n")
+    assert isinstance(engine.next_event(), Refused)
+    assert engine.state is after
+    assert isinstance(engine.next_event(), Refused)
+    assert ["503 5.5.1"] == codes(engine.bytes_to_send())[1:]
+    assert engine.next_event() is Signal.NEED_DATA
+
+
+def test_a_chunk_may_be_answered_by_hanging_up() -> None:
+    """421 waits for no octets."""
+    engine = opened()
+    transact_to_recipients(engine)
+    owed(engine, b"BDAT 6\r\nQUIT")
+    engine.answer(Reply(421, "Later"))
+    assert (engine.next_event(), engine.bytes_to_send()) == (Signal.CLOSED, b"421 Later\r\n")
+
+
+def test_a_shell_may_keep_bdat_for_itself() -> None:
+    """A raw verb is a raw verb."""
+    engine = opened(raw_verbs=frozenset({"BDAT"}))
+    transact_to_recipients(engine)
+    assert Command("BDAT", "6 LAST") == owed(engine, b"BDAT 6 LAST\r\n")
+
+
+@pytest.mark.parametrize("end", [b"RSET\r\n", b"EHLO x\r\n", b"BDAT 0 LAST\r\n", b"QUIT\r\n"])
+@pytest.mark.parametrize("chunk", [b"BDAT 3\r\nabc", b"BDAT 11\r\nabcdefghijk"])
+def test_nothing_is_left_of_chunks(chunk: bytes, end: bytes) -> None:
+    """However a message of chunks ends, and whether one was refused: no state, no count, no octet of it stays."""
+    driver = Driver(pipelined(replace(OFFER, size_octets=10)))
+    driver.feed(ENVELOPE.replace(b"<a@b>", b"<a@b> BODY=BINARYMIME") + chunk + end)
+    engine = driver.engine
+    assert (engine.in_transaction, engine.accepted_recipients, engine.binarymime, engine.in_content) == (False, 0, False, False)
+    driver.accepted.clear()
+    if engine.state is not State.CLOSED:
+        driver.drain()
+        assert ["250 2.1.0", "250 2.1.5", "250 2.0.0"] == codes(driver.feed(ENVELOPE[8:] + b"BDAT 10 LAST\r\n0123456789"))
+        assert [b"0123456789"] == driver.accepted

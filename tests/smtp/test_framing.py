@@ -95,3 +95,22 @@ def test_a_burst_is_not_copied_per_line() -> None:
     lines.add(data)
     lines.take()
     assert lines._buffer is data
+
+
+def test_some_takes_so_many_octets_and_leaves_the_rest() -> None:
+    """Content of a known length is cut off the front; what is behind it is read as before."""
+    lines = Lines(1000)
+    lines.add(b"abcdefRSET\r\n")
+    assert [b"abc", b"def", b""] == [lines.some(3), lines.some(3), lines.some(0)]
+    assert b"RSET" == lines.take()
+    lines.add(b"xy")
+    assert (b"xy", 0, b"") == (lines.some(10), len(lines), lines.some(10))
+
+
+def test_the_head_of_a_line_outlives_its_octets() -> None:
+    """Of a line that was dropped the first octets are still known, and those of a short one anyway."""
+    lines = Lines(ENDLESS)
+    assert taken(lines, [b"NOOP x\r\n"]) == [(b"NOOP x", 8)]
+    assert lines.head(b"NOOP x", 8) == b"NOOP "
+    ((line, length),) = taken(lines, [b"BDAT 6 " + b"x" * DISCARD_AFTER_OCTETS, b"y\r\n"])
+    assert lines.head(line, length) == b"BDAT "

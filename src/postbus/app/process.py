@@ -33,10 +33,12 @@ from postbus.bridge.parsing import Parser
 from postbus.bridge.renderer import Renderer
 from postbus.bridge.spool import Spool, SpoolFault, SpoolRefused
 from postbus.config import ConfigurationError, Loaded, Settings, certificates, changes, check, load
+from postbus.server import users
 from postbus.server.clients import Refusal
 from postbus.server.listener import Listener
 from postbus.server.settings import ListenerSettings
 from postbus.server.tls import TlsUnusable, server_context
+from postbus.server.users import Users, UsersUnusable
 from postbus.sidecar.app import make_app
 from postbus.sidecar.pulse import Pulse
 from postbus.sidecar.server import BindError, Sidecar
@@ -73,11 +75,12 @@ class ChangeRefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A new configuration, ready to be put into force: its rooms with sinks started, and a TLS context for each listener that has one."""
+    """A new configuration, ready to be put into force: its rooms with sinks started; TLS contexts and users of listeners that have some."""
 
     loaded: Loaded
     rooms: rooms.Rooms
     contexts: Mapping[str, ssl.SSLContext]
+    users: Mapping[str, Users]
 
 
 class Process:
@@ -181,7 +184,7 @@ class Process:
             route=lambda address: self.rooms.router.match(address) if self.rooms else None,
             all_spool=lambda: self.rooms is not None and self.rooms.all_spool,
             hops_max=lambda: self.settings.hops_max,
-            terms=Terms(settings.source, settings.hold.timeout_s, settings.hold.in_flight_max_octets),
+            terms=Terms(settings.source, settings.hold.timeout_s, settings.hold.in_flight_max_octets, settings.received),
             courier=self._courier,
             keeper=self.spool,
             now_ms=lambda: time.time_ns() // 1_000_000,
@@ -217,6 +220,8 @@ class Process:
             await listener.start()
         except TlsUnusable as error:
             raise StartError(f"listeners.{name}.tls: {error}") from error
+        except UsersUnusable as error:
+            raise StartError(f"listeners.{name}.auth.users: {error}; {error.remedy}") from error
         except OSError as error:
             reason = (os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)).lower()
             remedy = _BIND_REMEDIES.get(error.errno or 0, "choose another address")
@@ -344,20 +349,21 @@ class Process:
         began: list[Sink] = []
         try:
             contexts = await asyncio.to_thread(self._contexts, loaded.settings)
+            known = await asyncio.to_thread(self._users, loaded.settings)
             marks = await asyncio.to_thread(rooms.marks, loaded.settings)
             new = rooms.build(loaded.settings, marks, self.settings, self.rooms)
             for name, sink in new.sinks.items():
                 if before.get(name) is not sink:
                     began.append(sink)
                     await sink.start()
-        except (rooms.UnbuildableError, TlsUnusable) as error:
+        except (rooms.UnbuildableError, TlsUnusable, UsersUnusable) as error:
             raise ChangeRefusedError(str(error)) from error
         except Exception as error:
             for sink in began:
                 await self._end(f"stop of sink {sink.name}", sink.stop(SINK_STOP_S), SINK_STOP_S)
             telemetry.task_restarted(task="reload", error=repr(error), after_s=0.0, traceback=traceback.format_exc())
             raise ChangeRefusedError(f"a part of it cannot be started: {type(error).__name__}; the log says more") from error
-        return Change(loaded, new, contexts)
+        return Change(loaded, new, contexts, known)
 
     def _contexts(self, settings: Settings) -> dict[str, ssl.SSLContext]:
         """Return the TLS context of each listener that has one, from its files as they are now. Blocks."""
@@ -366,10 +372,22 @@ class Process:
             tls = said.tls
             if tls.mode != "none" and tls.certificate is not None:
                 try:
-                    contexts[name] = server_context(tls.certificate, tls.key, tls.client_ca)
+                    required = tls.client_certificate == "required"
+                    contexts[name] = server_context(tls.certificate, tls.key, tls.client_ca, client_required=required)
                 except TlsUnusable as error:
                     raise TlsUnusable(f"listeners.{name}.tls: {error}") from error
         return contexts
+
+    def _users(self, settings: Settings) -> dict[str, Users]:
+        """Return the users of each listener that has a file of them, as it is now. Blocks."""
+        found = {}
+        for name, said in settings.listeners.items():
+            if said.auth.users is not None:
+                try:
+                    found[name] = users.read(said.auth.users)
+                except UsersUnusable as error:
+                    raise UsersUnusable(f"listeners.{name}.auth.users: {error}", error.remedy) from error
+        return found
 
     def _swap(self, change: Change) -> None:
         """Put *change* into force. Nothing in here can fail or wait, so nobody sees half of it."""
@@ -379,7 +397,9 @@ class Process:
             self.dispatcher.replace(change.rooms.sinks, settings.retry)
         for name, listener in self.listeners.items():
             if name in settings.listeners:
-                listener.reconfigure(self._named(settings.listeners[name]), tls_context=change.contexts.get(name))
+                listener.reconfigure(
+                    self._named(settings.listeners[name]), tls_context=change.contexts.get(name), known=change.users.get(name)
+                )
         said = settings.telemetry
         if said != old.telemetry:
             telemetry.configure(level=said.log_level, log_format=said.log_format, addresses=said.log_addresses)

@@ -54,7 +54,8 @@ def marks(settings: Settings, file: Path | None = None) -> Marks:
     found = {f"sinks.{name}": tuple(map(_mark, _referred(said))) for name, said in settings.sinks.items()}
     for name, listener in settings.listeners.items():
         tls = listener.tls
-        found[f"listeners.{name}"] = tuple(_mark(path) for path in (tls.certificate, tls.key, tls.client_ca) if path is not None)
+        files = (tls.certificate, tls.key, tls.client_ca, listener.auth.users)
+        found[f"listeners.{name}"] = tuple(_mark(path) for path in files if path is not None)
     return {**found, "file": (_mark(file),)} if file is not None else found
 
 
@@ -127,8 +128,8 @@ LIVE = tuple(
         r"telemetry\.(log_level|log_format|log_addresses)",
         r"sidecar\.loop_lag_max_s",
         r"listeners\.\w+\.(hostname|ident|smtputf8|stray|strict_pipelining|lenient_paths|announce|spill_threshold_octets)(\[.*)?",
-        r"listeners\.\w+\.(clients|content|limits|parameters|timeouts)\..*",
-        r"listeners\.\w+\.tls\.(certificate|key|client_ca)",
+        r"listeners\.\w+\.(auth|clients|content|limits|parameters|timeouts)\..*",
+        r"listeners\.\w+\.tls\.(certificate|key|client_ca|client_certificate)",
     )
 )
 """Paths of which a change is in force once a reload has ended; for a listener: for its next connections. All others need a restart."""

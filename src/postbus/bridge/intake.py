@@ -87,11 +87,13 @@ class Terms:
         source: CloudEvents source of every event.
         hold_timeout_s: how long the sinks may take while a sender waits; below the listener's answer timeout.
         in_flight_max_octets: memory for the events of all messages held at once, each with its message and its request.
+        received: events carry a Received field of ours.
     """
 
     source: str
     hold_timeout_s: float = 25.0
     in_flight_max_octets: int = 256 * 1024 * 1024
+    received: bool = False
 
 
 class PublishingHandler:
@@ -189,6 +191,8 @@ class PublishingHandler:
         trace = telemetry.trace_start("accept mail", kind="server", parent=session.traceparent, listener=session.listener)
         try:
             mail = self._mail(session, envelope, body, matches, trace.traceparent if trace else None)
+            if self._terms.received:
+                mail = replace(mail, received_by=str(getattr(server, "hostname", "")))
             said = await self._answers(mail, body, matches, outcome, alone=not session.lmtp)
         finally:
             if trace is not None:
@@ -292,7 +296,7 @@ class PublishingHandler:
             received_ms=now_ms,
             listener=session.listener,
             protocol=session.protocol,
-            client=_client(session),
+            client=_client(session, envelope),
             mail_from=mail_from,
             params=envelope.mail_params,
             smtputf8=envelope.smtp_utf8,
@@ -300,7 +304,7 @@ class PublishingHandler:
             sha256=sha256,
             recipients=recipients,
             tls=None if tls is None else Tls(tls.version, tls.cipher, tls.client_cert_subject),
-            auth=Auth("", str(session.auth_data)) if session.authenticated else None,
+            auth=Auth(session.auth_mechanism or "", session.auth_identity or "") if session.authenticated else None,
             defects=tuple((f"smtp.{kind}", str(count)) for kind, count in envelope.defects.items()),
             traceparent=traceparent,
             accepted=count,
@@ -388,11 +392,18 @@ def _declared_octets(envelope: Envelope) -> int | None:
     return int(size) if size else None
 
 
-def _client(session: Session) -> Client:
+def _client(session: Session, envelope: Envelope) -> Client:
+    """Return whom the mail came from: behind a proxy the client it speaks for."""
     peer = session.peer
-    if isinstance(peer, tuple) and len(peer) > 1:
-        return Client(ip=str(peer[0]), port=int(peer[1]), helo=session.host_name)
-    return Client(ip="", port=0, helo=session.host_name)
+    ip, port = (str(peer[0]), int(peer[1])) if isinstance(peer, tuple) and len(peer) > 1 else ("", 0)
+    return Client(
+        ip=ip,
+        port=port,
+        helo=session.host_name,
+        ptr=session.peer_host,
+        via_proxy=session.proxy_peer is not None,
+        forwarded=envelope.xforward or None,
+    )
 
 
 def _part(mail: Mail, indexes: Sequence[int]) -> Mail:

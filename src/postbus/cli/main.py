@@ -42,6 +42,12 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     ),
     "check": ("postbus check -c postbus.yaml", "POSTBUS__ACCEPTANCE=hold postbus check -c postbus.yaml"),
     "schema": ("postbus schema > event.schema.json", "postbus schema config > config.schema.json"),
+    "passwd": (
+        "postbus passwd users tim                       asks for the password twice",
+        "pass show tim | postbus passwd users tim       reads a line instead",
+        "postbus passwd users tim --delete",
+        "postbus passwd users --list",
+    ),
     "send": (
         "postbus send you@example.org",
         "postbus send you@example.org --html '<p>Hello</p>' --attach photo.jpg",
@@ -275,6 +281,30 @@ def _sinks(http: str) -> Mapping[str, Mapping[str, Any]]:
     except (OSError, ValueError):
         return {}
     return found
+
+
+@command(CLI, "passwd")
+def passwd(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The user file (listeners.NAME.auth.users); made if it is not there.")],
+    user: Annotated[str | None, typer.Argument(metavar="[USER]", help="Whose password.", show_default=False)] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove the user.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="Print the users' names.")] = False,
+) -> None:
+    """Set a user's password in a file of salted hashes (argon2id).
+
+    On a terminal the password is asked for twice, without echo; else it is a line of standard input. The file is replaced at once, readable
+    by its owner only; a running postbus reads it again by itself.
+    """
+    from postbus.cli import passwd as passwords  # noqa: PLC0415 - the other commands start faster without the library that hashes
+
+    if (user is None) != listed or (delete and listed):
+        _fail("name a user, or say --list", "as in: postbus passwd FILE USER", code=2)
+    if user is None:
+        passwords.listed(file, _fail)
+    elif delete:
+        passwords.delete(file, user, _fail)
+    else:
+        passwords.change(file, user, _fail)
 
 
 @command(CLI, "status")

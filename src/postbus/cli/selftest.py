@@ -31,8 +31,8 @@ EXAMPLES = (
     "postbus selftest --list",
 )
 
-SENT_MAX_CHARACTERS = 60
-"""Of what was sent, on a line; the JSON report has all of it."""
+SENT_MAX_CHARACTERS, SENT_ON_TERMINAL_CHARACTERS = 60, 24
+"""Of what was sent, on a line of a pipe or a terminal; the JSON report has all of it."""
 
 HEADS = ("verdict", "case", "sent", "expected", "got", "why")
 
@@ -48,6 +48,9 @@ def selftest(
         str | None, typer.Option(metavar="ADDRESS", help="A recipient it refuses; without one, cases that need it are skipped.")
     ] = None,
     sender: Annotated[str, typer.Option(metavar="ADDRESS", help="The envelope sender.")] = "a@client.example",
+    test_user: Annotated[
+        bool, typer.Option("--test-user", help="The server knows the user test with the password 1234: play the cases about AUTH.")
+    ] = False,
     lmtp: Annotated[bool, typer.Option("--lmtp", help="The server speaks LMTP.")] = False,
     tls: Annotated[bool, typer.Option("--tls", help="TLS from the first octet.")] = False,
     starttls: Annotated[bool, typer.Option("--starttls", help="Play inside TLS by STARTTLS what is not about plain text.")] = False,
@@ -93,6 +96,7 @@ def selftest(
         _context(ca, verify=not insecure),
         names=Names(recipient, refused, sender),
         patience=Patience(reply_s=timeout),
+        test_user=test_user,
     )
     quiet = json_file is not None and str(json_file) == "-"
     try:
@@ -135,8 +139,9 @@ def _said(row: Row, played: Played | None) -> tuple[str, str, str]:
     """Return what was sent, expected and got, short."""
     octets = b"".join(step.octets if step.kind == "send" else b"" for step in row.steps)
     sent = "".join(chr(octet) if 32 <= octet < 127 else repr(chr(octet))[1:-1] for octet in octets[: 4 * SENT_MAX_CHARACTERS])
-    if len(sent) > SENT_MAX_CHARACTERS:
-        sent = sent[: SENT_MAX_CHARACTERS - 3] + "..."
+    most = SENT_ON_TERMINAL_CHARACTERS if show.OUT.is_terminal else SENT_MAX_CHARACTERS
+    if len(sent) > most:
+        sent = sent[: most - 3] + "..."
     expected = [code for step in row.steps for code in step.expect]
     got = [] if played is None else played.codes("row")[1]
     ended = played is not None and played.end == "closed"

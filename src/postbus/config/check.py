@@ -21,6 +21,7 @@ from postbus.config.finding import ConfigurationError, Finding, Path, quoted
 from postbus.config.load import Loaded
 from postbus.config.tree import Settings
 from postbus.config.wording import nearest
+from postbus.server import users
 from postbus.server.settings import ListenerSettings, address_of
 from postbus.sinks import registry
 from postbus.sinks.settings import (
@@ -56,11 +57,12 @@ def check(known: Loaded | ConfigurationError, now_s: float | None = None) -> lis
         return list(known.findings)
     settings, now_s = known.settings, time.time() if now_s is None else now_s
     errors: Sequence[Callable[[Settings], Iterable[Trouble]]] = (
-        _route_names, _route_sinks, _route_patterns, _hold_routes, _required_for_ready, _addresses, _listener_tls, _sink_files, _one_writer,
-        _plugins, _folders,
+        _route_names, _route_sinks, _route_patterns, _hold_routes, _required_for_ready, _addresses, _listener_tls, _listener_auth,
+        _proxies, _sink_files, _one_writer, _plugins, _folders,
     )  # fmt: skip
     warnings: Sequence[Callable[[Settings], Iterable[Trouble]]] = (
-        _never_reached, _postmaster, _unused_sinks, _room, _times, _unannounced, partial(_expiring, now_s=now_s),
+        _never_reached, _postmaster, _unused_sinks, _weak_auth, _room, _times, _limits, _unannounced, _loose_proxies,
+        partial(_expiring, now_s=now_s),
     )  # fmt: skip
     found = [known.origins.finding("error", *trouble) for look in errors for trouble in look(settings)]
     if not found:
@@ -230,6 +232,61 @@ def _listener_tls(settings: Settings) -> Iterator[Trouble]:
             yield ("listeners", name, "tls", "client_ca"), *untrusted
 
 
+def _listener_auth(settings: Settings) -> Iterator[Trouble]:
+    """Yield what keeps anybody from logging in, or a user file from being read."""
+    for name, listener in settings.listeners.items():
+        auth, place = listener.auth, ("listeners", name, "auth")
+        if "EXTERNAL" in auth.mechanisms and listener.tls.client_ca is None:
+            remedy = f"set listeners.{name}.tls.client_ca to the authorities that sign clients' certificates, or leave EXTERNAL out"
+            yield (*place, "mechanisms"), "EXTERNAL needs certificates of clients, which nobody is asked for", remedy
+        offered = auth.offered(certificates=listener.tls.client_ca is not None)
+        if auth.required and not offered:
+            yield (
+                (*place, "required"),
+                "nobody can log in: there is no user file",
+                "name one in auth.users; make it: postbus passwd FILE NAME",
+            )
+        elif auth.required and listener.tls.mode == "none" and not auth.allow_plaintext:
+            yield (*place, "required"), "nobody can log in: AUTH is for TLS only, and the listener has none", "give it a certificate (tls)"
+        if auth.users is not None:
+            try:
+                users.read(auth.users)
+            except users.UsersUnusable as error:
+                yield (*place, "users"), str(error), error.remedy
+
+
+def _weak_auth(settings: Settings) -> Iterator[Trouble]:
+    for name, listener in settings.listeners.items():
+        auth, place = listener.auth, ("listeners", name, "auth")
+        offered = auth.offered(certificates=listener.tls.client_ca is not None)
+        if offered and auth.allow_plaintext:
+            yield (*place, "allow_plaintext"), "passwords can be read on the way", "give the listener TLS, and remove allow_plaintext"
+        elif offered and listener.tls.mode == "none":
+            yield (*place, "users"), "AUTH is never offered: it is for TLS only, and the listener has none", "give it a certificate (tls)"
+        if auth.users is not None and not users.read(auth.users):
+            yield (*place, "users"), f"{auth.users} holds no user", f"add one: postbus passwd {auth.users} NAME"
+
+
+def _proxies(settings: Settings) -> Iterator[Trouble]:
+    for name, listener in settings.listeners.items():
+        if listener.proxy.header and not listener.proxy.trusted:
+            said = "nobody may connect: each connection needs a PROXY header, and nobody is trusted to send one"
+            yield ("listeners", name, "proxy", "trusted"), said, "name the networks of the load balancer, as in [10.0.0.0/8]"
+
+
+def _loose_proxies(settings: Settings) -> Iterator[Trouble]:
+    for name, listener in settings.listeners.items():
+        proxy = listener.proxy
+        if proxy.trusted and not proxy.header:
+            said = "no PROXY header is asked for, so nobody needs trust here"
+            yield ("listeners", name, "proxy", "trusted"), said, "set proxy.header to true, or remove this"
+        for field in ("trusted", "xclient", "xforward"):
+            for position, entry in enumerate(getattr(proxy, field)):
+                if entry.endswith("/0"):
+                    said = f"{entry} trusts everybody with the client's address"
+                    yield ("listeners", name, "proxy", field, position), said, "name the networks of the proxies alone"
+
+
 def _expiring(settings: Settings, now_s: float) -> Iterator[Trouble]:
     for name, _, verdict in _tls_listeners(settings):
         left_s = verdict.expires_s - now_s if verdict.expires_s is not None else None
@@ -360,6 +417,19 @@ def _unannounced(settings: Settings) -> Iterator[Trouble]:
             if getattr(listener.parameters, field) and keyword not in listener.announce:
                 remedy = f"add {keyword} to the listener's announce, or remove this"
                 yield ("listeners", name, "parameters", field), f"{keyword}, which it belongs to, is not announced", remedy
+
+
+def _limits(settings: Settings) -> Iterator[Trouble]:
+    """Yield limits that somebody has set, but that are never met because another one comes first."""
+    for name, listener in settings.listeners.items():
+        limits, place = listener.limits, ("listeners", name)
+        if "connections_max" in listener.clients.model_fields_set and listener.clients.connections_max > limits.connections_max:
+            said = f"{listener.clients.connections_max} is above limits.connections_max, {limits.connections_max}: one client can take all"
+            yield (*place, "clients", "connections_max"), said, "lower it"
+        for slow, most in (("errors_slow", "errors_max"), ("junk_slow", "junk_max")):
+            if slow in limits.model_fields_set and getattr(limits, slow) >= getattr(limits, most):
+                said = f"{getattr(limits, slow)} is not below {most}, {getattr(limits, most)}: no answer gets slower"
+                yield (*place, "limits", slow), said, "lower it"
 
 
 def _times(settings: Settings) -> Iterator[Trouble]:

@@ -23,7 +23,8 @@ MASK = "***"
 PLAIN = frozenset(
     {
         "address", "allow", "best_effort", "bootstrap", "ca", "certificate", "client_ca", "client_id", "file", "folder", "hostname",
-        "ident", "key", "kind", "name", "path", "require_sink", "sinks", "source", "token_file", "topic", "topics", "users",
+        "ident", "key", "kind", "name", "path", "require_sink", "sinks", "source", "token_file", "topic", "topics", "trusted", "users",
+        "xclient", "xforward",
     }
 )  # fmt: skip
 """Fields whose text is shown as it is: names, addresses and the places of secrets, never secrets."""

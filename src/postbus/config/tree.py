@@ -71,6 +71,13 @@ class Settings(BaseSettings):
     parsing: ParsingSettings = Field(default=ParsingSettings(), description="Bounds of the processes that take unusual mail apart.")
     sidecar: SidecarSettings = Field(default=SidecarSettings(), description="Probes, status, metrics and configuration over HTTP.")
     telemetry: TelemetrySettings = Field(default=TelemetrySettings(), description="What is logged and traced.")
+    received: bool = Field(
+        default=False,
+        description=(
+            "Put a `Received` field of this hop (RFC 5321 s4.4) before the headers that events of modes `parsed` and `both` list. The "
+            "mail's octets, their size and `sha256` stay those received, in every mode."
+        ),
+    )
     require_sink: Annotated[tuple[Name, ...], BeforeValidator(listed, json_schema_input_type=Name | tuple[Name, ...])] = Field(
         default=(),
         description=(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from binascii import b2a_base64
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -18,6 +18,7 @@ from postbus.event import parameters
 from postbus.event.charsets import scrub_line
 from postbus.event.mail import Mail, Recipient
 from postbus.event.parsed import Address, Attachment, Header, Parsed, Text
+from postbus.event.received import received
 
 Tree = dict[str, Any]
 
@@ -84,7 +85,27 @@ def _listener(mail: Mail) -> Tree:
 
 def _client(mail: Mail) -> Tree:
     client = mail.client
-    return {"ip": client.ip, "port": client.port, "ptr": _clean(client.ptr), "helo": _clean(client.helo), "viaProxy": client.via_proxy}
+    return {
+        "ip": client.ip,
+        "port": client.port,
+        "ptr": _clean(client.ptr),
+        "helo": _clean(client.helo),
+        "viaProxy": client.via_proxy,
+        "forwarded": None if client.forwarded is None else _forwarded(client.forwarded),
+    }
+
+
+def _forwarded(said: Mapping[str, str | None]) -> Tree:
+    port = said.get("PORT")
+    return {
+        "name": _clean(said.get("NAME")),
+        "address": _clean(said.get("ADDR")),
+        "port": int(port) if port else None,
+        "protocol": _clean(said.get("PROTO")),
+        "helo": _clean(said.get("HELO")),
+        "ident": _clean(said.get("IDENT")),
+        "source": _clean(said.get("SOURCE")),
+    }
 
 
 def _envelope(mail: Mail, recipient: Recipient) -> Tree:
@@ -127,7 +148,8 @@ def parsed_tree(mail: Mail, recipient: Recipient, octets: bytes, parsed: Parsed,
     """Return the data of an event that tells what is in the message; mode ``both`` adds the octets. Arguments as for ``raw_tree``."""
     tree = head(mail, recipient, recipient.mode)
     tree["message"] = _message(mail, parsed)
-    tree["headers"] = [_header(header) for header in parsed.headers]
+    own = [{"name": "Received", "value": received(mail, recipient), "lossy": False}] if mail.received_by else []
+    tree["headers"] = own + [_header(header) for header in parsed.headers]
     tree["body"] = _body(parsed)
     tree["attachments"] = [_attachment(index, attachment) for index, attachment in enumerate(parsed.attachments)]
     if recipient.mode == "both":

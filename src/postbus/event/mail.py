@@ -35,13 +35,20 @@ class Auth:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """The peer as the listener saw it. ``ip`` is ``""`` on a Unix socket."""
+    """Whom the mail came from, by the listener's knowledge. ``ip`` is ``""`` on a Unix socket, or where a proxy does not know it.
+
+    Attributes:
+        ptr: name of the host, where a proxy gave it (XCLIENT).
+        via_proxy: address and port are those a trusted proxy gave (PROXY header, XCLIENT).
+        forwarded: where the peer says the mail came from before (XFORWARD); keys upper-case, None for what it does not know.
+    """
 
     ip: str
     port: int
     helo: str | None = None
     ptr: str | None = None
     via_proxy: bool = False
+    forwarded: Mapping[str, str | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +99,7 @@ class Mail:
         recipients: every accepted RCPT in order, or those of them that share one fate; accepted: how many the transaction had, ``None`` in
             records of a time when that was not written down, where it is as many as there are.
         traceparent: W3C trace context of the session span when sampled, else ``None``.
+        received_by: our host name, where events are to carry a Received field of ours; ``""``: they are not.
     """
 
     id: str
@@ -111,6 +119,7 @@ class Mail:
     defects: tuple[tuple[str, str], ...] = ()
     traceparent: str | None = None
     accepted: int | None = None
+    received_by: str = ""
 
 
 FORMAT = 1

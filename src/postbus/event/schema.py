@@ -52,14 +52,27 @@ class Listener(_Closed):
     auth: Authentication | None = Field(description="Null when the client did not authenticate.")
 
 
-class Client(_Closed):
-    """The sending host as the listener saw it."""
+class Forwarded(_Closed):
+    """Where a mail came from before it came to the client, by the client's word (XFORWARD), which it is trusted for; null: not said."""
 
-    ip: str = Field(description="IPv4 or IPv6 address; empty on a Unix socket.")
-    port: int = Field(ge=0, description="Its port; 0 on a Unix socket.")
-    ptr: str | None = Field(description="Host name by reverse look-up, when that is done.")
+    name: str | None = Field(description="Host name.")
+    address: str | None = Field(description="Network address, of IP as a rule.")
+    port: int | None = Field(ge=0, description="Port.")
+    protocol: str | None = Field(description="How the mail was sent: SMTP, ESMTP or another.")
+    helo: str | None = Field(description="What the host called itself.")
+    ident: str | None = Field(description="What the client calls the message, such as a queue id.")
+    source: str | None = Field(description="LOCAL: it began with the client, or its own network; REMOTE: anywhere else.")
+
+
+class Client(_Closed):
+    """The sending host as the listener saw it, or as a proxy it trusts said."""
+
+    ip: str = Field(description="IPv4 or IPv6 address; empty on a Unix socket, or where a proxy does not know it.")
+    port: int = Field(ge=0, description="Its port; 0 on a Unix socket, or where it is not known.")
+    ptr: str | None = Field(description="Host name by reverse look-up, when that is done: by a proxy (XCLIENT).")
     helo: str | None = Field(description="What it called itself, unverified.")
-    via_proxy: bool = Field(description="Address and port come from a PROXY header.")
+    via_proxy: bool = Field(description="Address and port come from a PROXY header or XCLIENT.")
+    forwarded: Forwarded | None = Field(description="Null unless the client said XFORWARD.")
 
 
 class DeliverBy(_Closed):

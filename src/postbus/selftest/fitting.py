@@ -7,10 +7,11 @@ server has not, or does not show, is skipped with the reason.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from postbus.selftest.reading import read
 from postbus.selftest.vectors import Row, Step
 
 
@@ -35,6 +36,8 @@ class Known:
     Attributes:
         protocol: which one it speaks; encrypted: TLS from the first octet; starttls: rows are played behind STARTTLS if they can be.
         keywords: of its EHLO, upper-case, with their parameters; after STARTTLS those of the second, and STARTTLS.
+        plain_keywords: of its EHLO before STARTTLS.
+        test_user: it knows the user test with the password 1234, who logs in throughout the table.
         tls_first: it answers 530 to MAIL before TLS; tls_trouble: why a STARTTLS cannot be followed, ``""`` if it can.
     """
 
@@ -42,8 +45,10 @@ class Known:
     encrypted: bool = False
     starttls: bool = False
     keywords: Mapping[str, str] = field(default_factory=dict)
+    plain_keywords: Mapping[str, str] = field(default_factory=dict)
     tls_first: bool = False
     tls_trouble: str = ""
+    test_user: bool = False
 
 
 def _offers(keyword: str) -> Callable[[Known, Any], str]:
@@ -66,14 +71,47 @@ def _tls_first(known: Known, wanted: Any) -> str:
     return "" if known.tls_first == bool(wanted) else "for a server that wants TLS first" if wanted else "it wants TLS first"
 
 
+def _limits(known: Known, wanted: Any) -> str:
+    """Settings that LIMITS tells (RFC 9422)."""
+    told = dict(word.split("=", 1) for word in known.keywords.get("LIMITS", "").split() if "=" in word)
+    shown = {name: told.get(keyword) for name, keyword in _LIMITS.items()}
+    hidden = [f"{name} {value}" for name, value in wanted.items() if shown.get(name) != str(value)]
+    return f"about a limit that is another there, or does not show: {', '.join(hidden)}" if hidden else ""
+
+
+_LIMITS = {"mails": "MAILMAX", "recipients": "RCPTMAX", "recipient_domains": "RCPTDOMAINMAX"}
+
+
+def _keywords(known: Known, wanted: Any) -> str:
+    missing = [line for line in wanted if known.keywords.get(line.partition(" ")[0]) != line.partition(" ")[2]]
+    return f"it does not announce {', '.join(missing)}" if missing else ""
+
+
+def _deliverby(known: Known, wanted: Any) -> str:
+    return "" if known.keywords.get("DELIVERBY") == str(wanted) else f"for a server that announces DELIVERBY {wanted}"
+
+
 def _auth(known: Known, wanted: Any) -> str:
-    if wanted:
-        return f"for a server that offers AUTH {' '.join(wanted)} to a user it knows"
-    return "it announces AUTH" if "AUTH" in known.keywords else ""
+    offered = known.keywords.get("AUTH", "").split()
+    if not wanted:
+        return "it announces AUTH" if offered else ""
+    if not set(wanted) <= set(offered):
+        return f"it announces no AUTH {' '.join(wanted)}"
+    return "" if known.test_user else "for a server that knows the table's user: say --test-user"
+
+
+def _auth_tls(known: Known, wanted: Any) -> str:
+    plainly = not known.encrypted and "AUTH" in known.plain_keywords
+    return "it announces AUTH in plain text" if wanted and plainly else ""
 
 
 SHOWN: Mapping[str, Callable[[Known, Any], str]] = {
     "auth": _auth,
+    "auth_tls": _auth_tls,
+    "limits": _limits,
+    "keywords": _keywords,
+    "deliverby_min_s": _deliverby,
+    "requiretls": _offers("REQUIRETLS"),
     "starttls": _offers("STARTTLS"),
     "smtputf8": _offers("SMTPUTF8"),
     "chunking": _offers("CHUNKING"),
@@ -98,6 +136,10 @@ def unfit(row: Row, known: Known, names: Names) -> str:
             return f"about STARTTLS, which failed: {known.tls_trouble}"
     elif known.tls_first and not known.starttls:
         return "it wants TLS first: say --starttls"
+    if b"BDAT" in sent:  # who does not know it takes chunks for commands, and nobody may send him any (RFC 3030 s2)
+        needs.setdefault("chunking", True)
+    if b"BINARYMIME" in sent:
+        needs.setdefault("binarymime", True)
     if needs.pop("refuses", ()) and names.refused is None:
         return "needs a recipient that it refuses: say --refused"
     for setting, wanted in needs.items():
@@ -123,6 +165,8 @@ def said(row: Row) -> bytes:
 def _said(wanted: Any) -> str:
     if isinstance(wanted, Mapping):
         return ", ".join(f"{key} {_said(value)}" for key, value in wanted.items())
+    if isinstance(wanted, tuple):
+        return " ".join(map(str, wanted))
     return str(wanted).lower() if isinstance(wanted, bool) else str(wanted)
 
 
@@ -136,52 +180,60 @@ def _unfit_protocol(row: Row, known: Known, sent: bytes) -> str:
         return "about LMTP"
     if re.search(rb"(?m)^(HELO|LHLO|STARTTLS)\b", sent):
         return "about SMTP's own greetings" if b"STARTTLS" not in sent else "about STARTTLS, which is asked in SMTP"
-    return ""
+    return "" if _shape(row, lmtp=True) == _shape(row, lmtp=False) else "answered in another number in LMTP"
+
+
+def _shape(row: Row, *, lmtp: bool) -> tuple[int, int]:
+    """Return how many replies are missing and left over when the expected ones are handed out."""
+    steps = (*row.prologue, *row.steps)
+    codes = (code for step in steps for code in step.expect)
+    reading = read((None if step.kind == "tls" else step.octets for step in steps), codes, lmtp=lmtp, early=row.early)
+    return reading.owed, len(reading.surplus)
 
 
 def fitted(row: Row, known: Known, names: Names) -> Row:
     """Return *row* as the server is to be asked: its protocol, and *names* for those of the table."""
-    change = _changes(names)
     if known.protocol == "lmtp" and row.protocol == "smtp":
         row = replace(row, protocol="lmtp", prologue=_as_lmtp(row.prologue), steps=_as_lmtp(row.steps))
-    if names == TABLES_OWN:
+    refuses = tuple(row.server.get("refuses", ()))
+    if names == TABLES_OWN and set(refuses) <= {names.refused}:
         return row
+    change = _changes(names, refuses)
     return replace(row, prologue=_renamed(row.prologue, change), steps=_renamed(row.steps, change))
 
 
 def _as_lmtp(steps: tuple[Step, ...]) -> tuple[Step, ...]:
-    return tuple(replace(step, octets=_GREETING.sub(b"LHLO", step.octets)) if step.kind == "send" else step for step in steps)
+    return _renamed(steps, lambda octets: _GREETING.sub(b"LHLO", octets))
 
 
-def _changes(names: Names) -> Callable[[bytes], bytes]:
+def _changes(names: Names, refuses: tuple[str, ...]) -> Callable[[bytes], bytes]:
     """Return what puts *names* in the place of the table's; other local parts of its domain move to the recipient's domain."""
     recipient = names.recipient.encode()
-    domain = recipient.rpartition(b"@")[2]
     table: dict[bytes, bytes] = {
         **{local + b"@mx.test": recipient for local in (b"b", b"c", b"d", b"e")},
-        b"nobody@mx.test": (names.refused or TABLES_OWN.refused or "").encode(),
+        **{refused.encode(): (names.refused or refused).encode() for refused in refuses},
         b"a@client.example": names.sender.encode(),
         b"client.example": names.helo.encode(),
-        b"mx.test": domain,
+        b"mx.test": recipient.rpartition(b"@")[2],
     }
-    # a whole address between brackets first: <.b..c.@mx.test> is another one, whose domain alone is changed
-    pattern = re.compile(
-        rb"(?<=<)(?:" + rb"|".join(map(re.escape, [key for key in table if b"@" in key])) + rb")(?=>)|client\.example|mx\.test"
-    )
+    # whole addresses between brackets: <.b..c.@mx.test> is another one, whose domain alone is changed
+    whole = b"|".join(re.escape(key) for key in table if b"@" in key)
+    pattern = re.compile(rb"(?<=<)(?:" + whole + rb")(?=>)|client\.example|mx\.test")
     return lambda octets: pattern.sub(lambda found: table[found[0]], octets)
 
 
+_CHUNK = re.compile(rb"BDAT +(\d+)(?: +LAST)? *\r\n", re.IGNORECASE)
+
+
 def _renamed(steps: tuple[Step, ...], change: Callable[[bytes], bytes]) -> tuple[Step, ...]:
-    """Put names into *steps*; never into what a BDAT counts."""
-    if not any(step.octets.upper().startswith(b"BDAT") or b"\r\nBDAT" in step.octets.upper() for step in steps):
-        return tuple(replace(step, octets=change(step.octets)) for step in steps)
-    return tuple(replace(step, octets=_renamed_lines(step.octets, change)) for step in steps)
+    return tuple(replace(step, octets=b"".join(_renamed_parts(step.octets, change))) for step in steps)
 
 
-_ENVELOPE = re.compile(rb"(?m)^(?:MAIL|RCPT|EHLO|LHLO|HELO)[^\r\n]*\r\n", re.IGNORECASE)
-
-
-def _renamed_lines(octets: bytes, change: Callable[[bytes], bytes]) -> bytes:
-    """Put names into the envelope's lines before the first BDAT of a step: behind it octets are counted."""
-    head, bdat, tail = octets.partition(b"BDAT")
-    return _ENVELOPE.sub(lambda found: change(found[0]), head) + bdat + tail
+def _renamed_parts(octets: bytes, change: Callable[[bytes], bytes]) -> Iterator[bytes]:
+    """Put names into all but what a BDAT counts."""
+    at = 0
+    while found := _CHUNK.search(octets, at):
+        end = min(found.end() + int(found[1]), len(octets))
+        yield change(octets[at : found.start()]) + octets[found.start() : end]
+        at = end
+    yield change(octets[at:])

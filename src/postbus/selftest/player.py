@@ -55,11 +55,12 @@ class _Play:
         self.wire.send(octets)
         self.exchanges.append(Exchange(part, octets, expected))
         for _ in expected:
-            owed = self.reading().owed > 0
-            await self.hear(self.patience.reply_s if owed else self.patience.close_s)
-            if self.ended == "silent" and not owed:
-                self.ended = None  # the probe will tell
-                return
+            await self.hear(self.patience.close_s)
+            if self.ended == "silent":
+                self.ended = None
+                if not self.reading().owed:
+                    return  # the probe will tell
+                await self.hear(self.patience.reply_s)
             if self.ended is not None:
                 return
 

@@ -82,8 +82,8 @@ class _Walk:
         self.transaction, self.recipients = False, 0
 
     def end_mail(self, verb: str, octets: bytes) -> None:
-        """Answer a whole message: once, in LMTP once for each accepted recipient."""
-        for _ in range(max(self.recipients, 1) if self.lmtp else 1):
+        """Answer a whole message: once, in LMTP once for each accepted recipient (RFC 2033 s4.2; for none not at all)."""
+        for _ in range(self.recipients if self.lmtp else 1):
             self.answer(verb, octets)
         self.forget()
 

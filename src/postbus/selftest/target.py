@@ -8,7 +8,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from postbus.selftest.fitting import Known, Names
@@ -33,7 +33,7 @@ class Target:
     Attributes:
         encryption: how rows are played; those about plain text and STARTTLS begin in plain text under ``starttls`` too.
         context: for TLS; name: of the server in its certificate.
-        names: the addresses it knows.
+        names: the addresses it knows; test_user: it knows the table's one user.
     """
 
     address: Address
@@ -43,6 +43,7 @@ class Target:
     name: str = ""
     names: Names = field(default_factory=Names)
     patience: Patience = field(default_factory=Patience)
+    test_user: bool = False
 
     @property
     def hello(self) -> bytes:
@@ -100,7 +101,14 @@ async def learn(target: Target) -> Known:
         if target.encryption != "implicit" and "STARTTLS" in keywords:
             tls_trouble = await _tls_trouble(target)
         known = Known(
-            target.protocol, target.encryption == "implicit", target.encryption == "starttls", keywords, mail[:3] == "530", tls_trouble
+            target.protocol,
+            encrypted=target.encryption == "implicit",
+            starttls=target.encryption == "starttls",
+            keywords=keywords,
+            plain_keywords=keywords,
+            tls_first=mail[:3] == "530" and "STARTTLS" in keywords,
+            tls_trouble=tls_trouble,
+            test_user=target.test_user,
         )
         if known.starttls:
             return await _learn_inside(target, known)
@@ -127,7 +135,7 @@ async def _learn_inside(target: Target, known: Known) -> Known:
     async with target.inside() as wire:
         inner = await _keywords(target, wire, greeted=True)
         await _check_addresses(target, wire)
-    return Known(known.protocol, False, True, {**inner, "STARTTLS": ""}, known.tls_first, "")
+    return replace(known, keywords={**inner, "STARTTLS": ""})
 
 
 async def _tls_trouble(target: Target) -> str:
@@ -170,6 +178,10 @@ async def _check_addresses(target: Target, wire: Wire) -> None:
         asked.append((f"RCPT TO:<{names.refused}>", "5", "name a recipient it refuses with --refused"))
     for command, wanted, remedy in asked:
         code = await _said(wire, command.encode() + b"\r\n", target)
+        if code[:3] == "530":
+            raise UnusableError(
+                f"{target.address} answers {code} to {command}", "it wants a login before mail: test a listener that does not"
+            )
         if code[:1] != wanted:
             raise UnusableError(f"{target.address} answers {code} to {command}", remedy)
 

@@ -14,9 +14,9 @@ DATA = Path(__file__).with_name("attacks.json")
 
 @dataclass(frozen=True)
 class Step:
-    """*octets* to send and the replies to await, as ``"250 2.1.0"``; or a ``tls`` handshake, or ``eof``."""
+    """*octets* to send and the replies to await, as ``"250 2.1.0"``; or a ``tls`` handshake, ``eof`` or ``silence``."""
 
-    kind: Literal["send", "tls", "eof"]
+    kind: Literal["send", "tls", "eof", "silence"]
     octets: bytes = b""
     expect: tuple[str, ...] = ()
 
@@ -38,6 +38,11 @@ class Row:
     one_segment: bool
     bulky: bool
     early: bool
+
+    @property
+    def headed(self) -> bool:
+        """Whether the server wants a PROXY header and greets only then."""
+        return "proxy" in self.server
 
     @property
     def withholdable(self) -> bool:
@@ -77,7 +82,7 @@ def _steps(raw: list[dict[str, Any]]) -> tuple[Step, ...]:
         if "send" in entry:
             step = Step("send", _octets(entry["send"]), tuple(_expected(entry["expect"])))
         else:
-            step = Step("tls" if "tls" in entry else "eof")
+            step = Step("tls" if "tls" in entry else "silence" if "silence" in entry else "eof")
         steps += [step] * entry.get("times", 1)
     return tuple(steps)
 

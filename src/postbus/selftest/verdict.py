@@ -117,7 +117,8 @@ def _danger(unit: Unit, *, http: bool) -> str:
         return f"ran {unit.verb} out of an HTTP request: {unit.reply}"
     if unit.verb in _WITHIN and not unit.transaction and not (unit.reply or "").startswith("354"):
         return f"kept state: {unit.verb} was taken outside a transaction: {unit.reply}"
-    if unit.verb == "." and not unit.recipients:
+    whole = unit.verb == "." or (unit.verb == "BDAT" and b"LAST" in unit.octets.upper())
+    if whole and not unit.recipients:
         return f"took a mail for no recipient: {unit.reply}"
     if unit.verb in _PATHS and (found := _CONTROL.search(unit.octets)):
         return f"took octet 0x{found[0][0]:02x} into the path of {unit.verb}: {unit.reply}"

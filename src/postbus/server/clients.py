@@ -23,7 +23,7 @@ Key = tuple[int, int]
 """Octets of the address family's addresses, and the network's bits as a number."""
 
 _MAPPED = b"\0" * 10 + b"\xff\xff"  # ::ffff:0:0/96, how a dual-stack socket shows IPv4
-HOSTS_KNOWN = 1024  # of so many it is known whether they are exempt
+HOSTS_KNOWN = 1024  # of so many the network is kept
 _ROUNDING = 1.000001  # sums of floats may come out a little above their interval
 
 
@@ -58,20 +58,27 @@ class Client:
 
     def forgettable(self, now: float) -> bool:
         """Return whether nothing is lost by forgetting it."""
-        return max(self.connections_until, self.messages_until, self.recipients_until) <= now
+        return self.connections_until <= now and self.messages_until <= now and self.recipients_until <= now
 
 
-def spend(until: float, now: float, events_max: int, interval_s: float) -> float | None:
-    """Return when a bucket will have run empty with one more event in it, or None: it does not fit.
+class Rate:
+    """How fast buckets of one kind run empty: *events_max* fit in, and run out within *interval_s* seconds. 0: as many as you like."""
 
-    Args:
-        until: when it will have without.
-        now: on the same clock.
-        events_max: how many events fit, and run out per *interval_s*.
-        interval_s: seconds.
-    """
-    later = max(until, now) + interval_s / events_max
-    return None if later - now > interval_s * _ROUNDING else later
+    __slots__ = ("_room_s", "_step_s")
+
+    def __init__(self, events_max: int, interval_s: float) -> None:
+        self._step_s = interval_s / events_max if events_max else 0.0
+        self._room_s = interval_s * _ROUNDING
+
+    def spend(self, until: float, now: float) -> float | None:
+        """Return when a bucket will have run empty with one more event in it, or None: it does not fit.
+
+        Args:
+            until: when it will have without.
+            now: on the same clock.
+        """
+        later = max(now, until) + self._step_s
+        return None if later - now > self._room_s else later
 
 
 def key_of(host: str, ipv4_prefix_bits: int, ipv6_prefix_bits: int) -> Key | None:
@@ -96,8 +103,8 @@ class Clients:
     """
 
     def __init__(self, settings: ClientSettings) -> None:
-        self.settings = settings
-        self._spared: dict[str, bool] = {}
+        self._keys: dict[str, Key | None] = {}
+        self.follow(settings)
         self._open: dict[Key, Client] = {}
         self._gone: OrderedDict[Key, Client] = OrderedDict()
 
@@ -113,7 +120,10 @@ class Clients:
     def follow(self, settings: ClientSettings) -> None:
         """Go by other *settings* from now on; who is connected stays counted as it was."""
         self.settings = settings
-        self._spared.clear()
+        self._connections = Rate(settings.connection_rate_max, settings.rate_interval_s)
+        self._messages = Rate(settings.message_rate_max, settings.rate_interval_s)
+        self._recipients = Rate(settings.recipient_rate_max, settings.rate_interval_s)
+        self._keys.clear()
 
     def enter(self, peer: Any, now: float) -> Client | Refusal | None:
         """Count a new connection of *peer*: return its client, for ``leave``; or why it is refused; None: it is spared.
@@ -122,25 +132,26 @@ class Clients:
             peer: (host, port, ...) as sockets name it, or what a Unix socket's peer is called, which is no network's.
             now: seconds, on the clock of every call.
         """
-        settings = self.settings
-        host = peer[0] if isinstance(peer, tuple) and peer else None
-        if not isinstance(host, str) or self._is_spared(host):
+        if type(peer) is not tuple or not peer:
             return None
-        key = key_of(host, settings.ipv4_prefix_bits, settings.ipv6_prefix_bits)
-        if key is None:  # a name that PROXY or XCLIENT brought instead of an address
+        host = peer[0]
+        try:
+            key = self._keys[host]
+        except KeyError:
+            key = self._learn(host)
+        if key is None:
             return None
         client = self._open.get(key)
         if client is None:
             client = self._gone.pop(key, None) or Client(key)
-        elif 0 < settings.connections_max <= client.open:
+        elif 0 < self.settings.connections_max <= client.open:
             return TOO_MANY
-        if settings.connection_rate_max:
-            until = spend(client.connections_until, now, settings.connection_rate_max, settings.rate_interval_s)
-            if until is None:
-                if not client.open:
-                    self._remember(client, now)
-                return TOO_OFTEN
-            client.connections_until = until
+        until = self._connections.spend(client.connections_until, now)
+        if until is None:
+            if not client.open:
+                self._remember(client, now)
+            return TOO_OFTEN
+        client.connections_until = until
         client.open += 1
         self._open[key] = client
         return client
@@ -154,32 +165,31 @@ class Clients:
 
     def take_message(self, client: Client, now: float) -> Reply | None:
         """Count a message of *client*, or return the reply that refuses it."""
-        settings = self.settings
-        if settings.message_rate_max:
-            until = spend(client.messages_until, now, settings.message_rate_max, settings.rate_interval_s)
-            if until is None:
-                return TOO_MUCH_MAIL
-            client.messages_until = until
+        until = self._messages.spend(client.messages_until, now)
+        if until is None:
+            return TOO_MUCH_MAIL
+        client.messages_until = until
         return None
 
     def take_recipient(self, client: Client, now: float) -> Reply | None:
         """Count a recipient of a message of *client*, or return the reply that refuses it."""
-        settings = self.settings
-        if settings.recipient_rate_max:
-            until = spend(client.recipients_until, now, settings.recipient_rate_max, settings.rate_interval_s)
-            if until is None:
-                return TOO_MANY_NAMES
-            client.recipients_until = until
+        until = self._recipients.spend(client.recipients_until, now)
+        if until is None:
+            return TOO_MANY_NAMES
+        client.recipients_until = until
         return None
 
-    def _is_spared(self, host: str) -> bool:
-        """Return whether *host* is exempt; asked once for each, since it takes longer than all the rest."""
-        known = self._spared.get(host)
-        if known is None:
-            if len(self._spared) >= HOSTS_KNOWN:
-                self._spared.clear()
-            known = self._spared[host] = host in networks_of(self.settings.exempt)
-        return known
+    def _learn(self, host: Any) -> Key | None:
+        """Return the network of *host*; None: it is spared, or no address but a name that PROXY or XCLIENT brought.
+
+        Kept for the next time, since this takes longer than all the rest.
+        """
+        settings = self.settings
+        key = None if host in networks_of(settings.exempt) else key_of(str(host), settings.ipv4_prefix_bits, settings.ipv6_prefix_bits)
+        if len(self._keys) >= HOSTS_KNOWN:
+            self._keys.clear()
+        self._keys[host] = key
+        return key
 
     def _remember(self, client: Client, now: float) -> None:
         """Keep *client* in mind while its rates say something, and forget up to two that are of no more use."""
@@ -187,9 +197,7 @@ class Clients:
         if not client.forgettable(now):
             gone[client.key] = client
         for _ in range(2):
-            if not gone:
+            oldest = next(iter(gone.values()), client)
+            if oldest is client or (len(gone) <= self.settings.remembered_max and not oldest.forgettable(now)):
                 return
-            oldest = next(iter(gone))
-            if len(gone) <= self.settings.remembered_max and not gone[oldest].forgettable(now):
-                return
-            del gone[oldest]
+            del gone[oldest.key]

@@ -32,6 +32,8 @@ from postbus import telemetry
 from postbus.server import limits
 from postbus.server.clients import Client
 from postbus.server.outcome import Answer, Outcome, Pending, Special, blamed
+from postbus.server.preface import HeaderTerms, Preface
+from postbus.server.proxy_protocol import ProxyData
 from postbus.server.roster import SHUTTING_DOWN, Roster, Terms
 from postbus.server.timers import Lapse, Timed, Timeouts
 from postbus.server.tls import SHUTDOWN_TIMEOUT_S
@@ -61,8 +63,10 @@ class Connection(Timed, asyncio.Protocol):
         roster: whom it belongs to.
         busy: an answer is owed that is not ready.
         finished: it has ended for good.
+        header_terms: a PROXY header is wanted, though no listener says so (aiosmtpd's ``proxy_protocol_timeout``); None: not.
+        proxied: the PROXY header; None: there was none.
         client: the network that its limits are counted for; None: it is spared.
-        peername: who has connected, as the socket names it.
+        peername: who has connected: as the socket names it, or the client that the PROXY header of a listener's proxy names.
         limit: the last limit it ran into, a word of ``limits``; ``""``: none.
         reason: why it ended, or is about to: one of a few words, for logs and metrics.
     """
@@ -89,9 +93,11 @@ class Connection(Timed, asyncio.Protocol):
         "client",
         "engine",
         "finished",
+        "header_terms",
         "limit",
         "loop",
         "peername",
+        "proxied",
         "reason",
         "roster",
         "transport",
@@ -104,6 +110,8 @@ class Connection(Timed, asyncio.Protocol):
         self._command_timeout_s = command_timeout_s
         self.loop = loop
         self.transport: asyncio.Transport | None = None
+        self.header_terms: HeaderTerms | None = None
+        self.proxied: ProxyData | None = None
         self.roster: Roster = cast("Roster", None)
         self._has_roster = False
         self.engine: Engine = cast("Engine", None)
@@ -177,11 +185,17 @@ class Connection(Timed, asyncio.Protocol):
         self._has_roster = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Admit the peer, or turn it away."""
-        self.transport = cast("asyncio.Transport", transport)
+        """Admit the peer, or turn it away; behind a proxy, once its PROXY header is there."""
         if not self._has_roster:  # a bare protocol, without a listener
             self.join(Roster(self.loop, Terms(timeouts=Timeouts(command_s=self._command_timeout_s))))
+        header = self.roster.terms.header or self.header_terms
+        if header is not None and self.proxied is None:
+            Preface.open(self, cast("asyncio.Transport", transport), header)
+            return
+        self.transport = cast("asyncio.Transport", transport)
         self.peername = transport.get_extra_info("peername")
+        if self.proxied is not None and self.roster.terms.header is not None:
+            self.peername = self.proxied.client or self.peername
         refusal = self.roster.admit(self, self.peername if self.client is None else None)
         if refusal is not None:
             self.finished = True
@@ -615,6 +629,13 @@ class Connection(Timed, asyncio.Protocol):
             transport.write_eof()
         except OSError:  # the stdlib's loop, when the peer has reset the connection and nobody knows yet
             transport.abort()
+
+    def drop(self, reason: str) -> None:
+        """Close without a word."""
+        self.reason = self.reason or reason
+        if self.transport is not None:
+            self.transport.close()
+        self.finish(None)
 
     def abort(self, reason: str) -> None:
         """Cut the connection now."""

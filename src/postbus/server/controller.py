@@ -27,6 +27,8 @@ from postbus.server.smtp import SMTP
 DEFAULT_READY_TIMEOUT = 5.0  # seconds
 STOP_TIMEOUT_S = 1.0  # for messages in transfer, when stop() is called
 STOP_MAX_S = 10.0  # for the thread to end; a hook that blocks the loop keeps it longer, and is left behind
+ACCEPTING_TURNS = 4  # of the loop, from the kernel's accept to ``connection_made``
+CUTS = 20  # looks at who is still connected in that time
 LOCALHOST: Literal["127.0.0.1"] = "127.0.0.1"
 
 
@@ -176,13 +178,22 @@ class BaseController(metaclass=ABCMeta):
         return ListenerServer(listener)
 
     async def _close(self, server: asyncio.AbstractServer) -> None:
-        """Close *server*; one that a subclass made knows nothing of draining: its sessions are cut."""
+        """Close *server*; one that a subclass made knows nothing of draining: its sessions are cut, those too that it is just accepting."""
         server.close()
-        if not isinstance(server, ListenerServer):
+        if isinstance(server, ListenerServer):
+            await server.wait_closed()
+            return
+        closed = asyncio.ensure_future(server.wait_closed())
+        for _ in range(ACCEPTING_TURNS):
+            await asyncio.sleep(0)
+        for _ in range(CUTS):
             for connection in tuple(self._made):
                 if connection.transport is not None:
                     connection.abort("drain")
-        await server.wait_closed()
+            await asyncio.wait({closed}, timeout=STOP_TIMEOUT_S / CUTS)
+            if closed.done():
+                return
+        closed.cancel()
 
     def _cleanup(self) -> None:
         """Forget the server that was."""

@@ -20,8 +20,9 @@ from postbus.server.hooks import MISSING, Hook, Misanswered, ehlo_reply
 from postbus.server.identification import Identification
 from postbus.server.outcome import Answer, Outcome, Pending
 from postbus.server.plan import Plan, key_of
+from postbus.server.preface import refused
 from postbus.server.pressure import lowered
-from postbus.server.session import Session, tls_of
+from postbus.server.session import Session, speak_for, tls_of
 from postbus.smtp import replies
 from postbus.smtp.engine import Engine
 from postbus.smtp.events import (
@@ -38,6 +39,8 @@ from postbus.smtp.events import (
     Rset,
     StartTls,
     Vrfy,
+    Xclient,
+    Xforward,
 )
 from postbus.smtp.replies import Reply
 from postbus.smtp.states import State
@@ -122,7 +125,14 @@ class Dialog(Identification):
         if old is None:
             self._began_at = self.loop.time()
         session.id = self.roster.new_id() if old is None else old.id
-        session.peer = self.peername if old is None else old.peer
+        if old is None:
+            session.peer = self.peername
+            session.proxy_data = self.proxied
+            direct = transport.get_extra_info("peername")
+            session.proxy_peer = direct if direct != self.peername else None
+        else:
+            session.peer, session.proxy_peer, session.proxy_data = old.peer, old.proxy_peer, old.proxy_data
+            session.peer_host, session.xclient = old.peer_host, old.xclient
         session.listener = terms.name
         session.lmtp = self.lmtp
         session.find_local = transport.get_extra_info
@@ -138,7 +148,25 @@ class Dialog(Identification):
         self.engine = Engine(self._offer(), lmtp=self.lmtp, limits=plan.limits, raw_verbs=plan.raw_verbs, tls=tls)
         self._greeted = True
         self._offer_external()
-        delay_s = roster.terms.timeouts.greet_delay_s
+        if self.proxied is None:
+            return self._wait_or_welcome()
+        hook = plan.hooks.proxy
+        if hook is None:
+            return self._proxy_judged(None, MISSING)
+        return self._ask("PROXY", hook, self._proxy_judged, None, self.proxied)
+
+    def _proxy_judged(self, _event: None, result: Any) -> Outcome:
+        """Go on if ``handle_PROXY`` said so; without it, if the listener knows whom to trust. Else close without a word."""
+        goes_on = self.roster.terms.header is not None if result is MISSING else bool(result) and not isinstance(result, Reply)
+        if goes_on:
+            return self._wait_or_welcome()
+        refused(self.roster.terms.name, self.peername, "handler")
+        self.drop("proxy")
+        return None
+
+    def _wait_or_welcome(self) -> Outcome:
+        """Greet, after the pause that shows who does not wait for a banner."""
+        delay_s = self.roster.terms.timeouts.greet_delay_s
         if delay_s and self.client is not None:
             self.hold(delay_s)
             return None
@@ -154,15 +182,15 @@ class Dialog(Identification):
 
     def _offer(self) -> Offer:
         """Return what this peer is offered when its session begins, or when it turns out to be somebody else (PROXY, XCLIENT)."""
-        offer, terms = self._plan.offer, self.roster.terms
-        if not (terms.stray_allowed_from or terms.pipelining_exempt) or self.session is None:
-            return offer
-        spared: dict[str, Any] = {}
-        if self.session.peer in terms.stray_allowed_from:
-            spared["stray"] = "allow"
-        if self.session.peer in terms.pipelining_exempt:
-            spared["strict_pipelining"] = False
-        return replace(offer, **spared) if spared else offer
+        terms, peer = self.roster.terms, self.session.peer if self.session is not None else None
+        special = (
+            (terms.stray_allowed_from, "stray", "allow"),
+            (terms.pipelining_exempt, "strict_pipelining", False),
+            (terms.xclient, "xclient", True),
+            (terms.xforward, "xforward", True),
+        )
+        changes: dict[str, Any] = {name: value for networks, name, value in special if networks and peer in networks}
+        return replace(self._plan.offer, **changes) if changes else self._plan.offer
 
     def _offer_external(self) -> None:
         """Offer EXTERNAL to who has shown a certificate, where it is wanted."""
@@ -178,13 +206,16 @@ class Dialog(Identification):
             self.limited(limits.EARLY)
 
     def _connected(self, _event: None, result: Any) -> Outcome:
-        """``handle_CONNECT`` said nothing (greet as usual), or words of its own: 220 to greet, 4xx or 5xx to turn the peer away."""
-        banner = self._plan.banner
-        if result is not None and result is not MISSING:
-            text = result if isinstance(result, str) else ""
-            banner = Reply.parse(text) if text[:3] == "220" else self._verdict("CONNECT", result)
-        self._open(banner)
+        """``handle_CONNECT`` has decided."""
+        self._open(self._banner(result))
         return None
+
+    def _banner(self, result: Any) -> Reply:
+        """Return the banner ``handle_CONNECT`` wants: as usual if it said nothing; 220 to greet, 4xx or 5xx to turn the peer away."""
+        if result is None or result is MISSING:
+            return self._plan.banner
+        text = result if isinstance(result, str) else ""
+        return Reply.parse(text) if text[:3] == "220" else self._verdict("CONNECT", result)
 
     def ended(self, error: Exception | None) -> None:
         """Tidy up and tell what the session came to."""
@@ -267,7 +298,7 @@ class Dialog(Identification):
             return self._verdict("HELO", result)
         if not self._plan.hooks.ehlo_has_responses:  # the 4-argument form: our lines first, its line last
             own = self._verdict("EHLO", result)
-            return own if own.code >= 400 else Reply(250, (*self.engine.greeting_lines(), *self._pushed_lines(), own.lines[-1]))
+            return own if own.code >= 400 else Reply(250, (*self.engine.greeting_lines(), *self._pushed_lines(), *own.lines))
         try:
             return self._with_pushed(ehlo_reply(result))
         except Misanswered:
@@ -422,6 +453,35 @@ class Dialog(Identification):
         self.pause(UPGRADE)  # before the 220 is written: what comes next is no command any more
         return replies.START_TLS
 
+    def _on_xclient(self, event: Xclient) -> Outcome:
+        """Begin anew, with the client the peer speaks for: all that was said is forgotten, and the banner's policy is asked again."""
+        old = self.session
+        assert old is not None
+        self.session = session = self._new_session(old)
+        session.ssl, session.tls = old.ssl, old.tls
+        speak_for(session, event.attributes)
+        self._set_rset_state()
+        self.mail_at = None
+        offer = self.engine.offer  # who may speak for others is not changed by speaking for another
+        self.engine.offer = replace(self._offer(), xclient=offer.xclient, xforward=offer.xforward)
+        self._offer_external()
+        self.engine.authenticated = bool(session.authenticated)
+        refusal = self.peer_changed(session.peer)
+        if refusal is not None:
+            return replace(refusal, close=True)
+        hook = self._plan.hooks.connect
+        return self._welcomed_again(event, None) if hook is None else self._ask("CONNECT", hook, self._welcomed_again, event)
+
+    def _welcomed_again(self, _event: Xclient, result: Any) -> Outcome:
+        banner = self._banner(result)
+        return banner if banner.code < 400 else replace(banner, close=True)
+
+    def _on_xforward(self, event: Xforward) -> Outcome:
+        """Keep what is said for the next transaction: it ends with that, as in Postfix."""
+        assert self.envelope is not None
+        self.envelope.xforward.update(event.attributes)
+        return replies.OK
+
     def _on_refused(self, event: Refused) -> Outcome:
         if event.reply is replies.TOO_MANY_MAILS:
             self.reason = "limit"
@@ -469,7 +529,7 @@ class Dialog(Identification):
         answer = super().late_answer(pending)
         if isinstance(pending.event, Helo | Mail | Rcpt):
             pending.settle(pending.event, answer)
-        if isinstance(pending.event, Rcpt) and self.envelope is not None:
+        if self.envelope is not None and self.envelope is pending.envelope:
             self.envelope = self.envelope.parted()
         return answer
 
@@ -490,6 +550,8 @@ class Dialog(Identification):
         Rcpt: _on_rcpt,
         DataStart: _on_data,
         StartTls: _on_starttls,
+        Xclient: _on_xclient,
+        Xforward: _on_xforward,
         Rset: _on_rset,
         Noop: _on_noop,
         Vrfy: _on_vrfy,

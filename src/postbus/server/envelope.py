@@ -22,6 +22,7 @@ class Envelope:
         rcpt_options: parameters of all recipients in one list of upper-case words, as in aiosmtpd.
         rcpt_params: one mapping per recipient in ``rcpt_tos``, as ``mail_params``.
         body: the content, in memory or in a file; None before it has arrived.
+        xforward: where the mail came from before it came to the peer, as XFORWARD said before MAIL; keys upper-case, None: not available.
         defects: what was tolerated in commands and content, kind to count: ``bare-lf``, ``long-line``, ...
     """
 
@@ -39,6 +40,7 @@ class Envelope:
         self.rcpt_options: list[str] = []
         self.rcpt_params: list[dict[str, str | None]] = []
         self.defects: dict[str, int] = {}
+        self.xforward: dict[str, str | None] = {}
 
     def parted(self) -> Self:
         """Return one like it for the session to go on with, while a hook that was answered for still works on this one.

@@ -26,7 +26,7 @@ class _Missing(Enum):
 MISSING: Final = _Missing.MISSING
 """What ``_call_handler_hook`` returns when the handler has no such hook."""
 
-THROUGH_SERVER = ("HELO", "EHLO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT", "VRFY")
+THROUGH_SERVER = ("HELO", "EHLO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT", "VRFY", "PROXY")
 """The hooks aiosmtpd asks by ``_call_handler_hook``."""
 
 OUTCOMES = frozenset({2, 4, 5})  # first digits a hook may answer with
@@ -63,6 +63,7 @@ class Hooks:
         "help",
         "mail",
         "noop",
+        "proxy",
         "quit",
         "rcpt",
         "rset",
@@ -83,6 +84,7 @@ class Hooks:
         self.data_chunk = found.get("DATA_CHUNK")
         self.data_abort = found.get("DATA_ABORT")
         self.disconnect = found.get("DISCONNECT")
+        self.proxy = asked.get("PROXY")
         self.helo = asked.get("HELO")
         self.ehlo = asked.get("EHLO")
         self.mail = asked.get("MAIL")
@@ -161,18 +163,33 @@ def _reply_of_text(text: str) -> Reply:
 def message_replies(outcome: Any, recipients: int, *, lmtp: bool) -> Reply | tuple[Reply, ...]:
     """Return what *outcome* of ``handle_DATA`` says for *recipients* accepted ones: one reply on SMTP, one each on LMTP (RFC 2033 s4.2).
 
-    A sequence holds one outcome per recipient, in order; on SMTP it is folded (``replies.fold``).
+    A sequence holds one outcome per recipient, in order; on SMTP it is folded (``replies.fold``). So does text with a whole reply on each
+    line, which is how LMTP handlers for aiosmtpd say it.
 
     Raises:
         Misanswered: not a reply, or not as many as recipients.
     """
     if type(outcome) is str or isinstance(outcome, bytes | Reply) or not isinstance(outcome, Sequence):
-        one = reply_of(outcome)
+        try:
+            one = reply_of(outcome)
+        except Misanswered:
+            each = _replies_by_line(outcome)
+            if recipients < 2 or len(each) != recipients:
+                raise
+            return each if lmtp else replies.fold(each)
         return (one,) * recipients if lmtp else one
     each = tuple(reply_of(part) for part in outcome)
     if len(each) != recipients:
         raise Misanswered(f"returned {len(each)} replies for {recipients} recipients")
     return each if lmtp else replies.fold(each)
+
+
+def _replies_by_line(outcome: Any) -> tuple[Reply, ...]:
+    """Return the replies in *outcome*, text with one on each line; none if it is something else."""
+    try:
+        return tuple(reply_of(line) for line in outcome.split("\r\n")) if isinstance(outcome, str) else ()
+    except Misanswered:
+        return ()
 
 
 def ehlo_reply(outcome: Any) -> Reply:

@@ -22,6 +22,8 @@ from postbus.server.hooks import Hooks
 from postbus.server.lmtp import LMTP
 from postbus.server.networks import networks_of
 from postbus.server.parameter_settings import keywords
+from postbus.server.preface import HeaderTerms, read_header, refused
+from postbus.server.proxy_protocol import ProxyData
 from postbus.server.roster import Gate, Roster, Terms
 from postbus.server.settings import ListenerSettings, TimeoutSettings, TlsSettings, address_of
 from postbus.server.smtp import SMTP
@@ -253,7 +255,7 @@ class Listener:
     # --- inside
 
     def _terms(self) -> Terms:
-        settings, limits = self.settings, self.settings.limits
+        settings, limits, proxy = self.settings, self.settings.limits, self.settings.proxy
         self._auth_parameters = self._authentication()
         return Terms(
             name=self.name,
@@ -293,6 +295,9 @@ class Listener:
             clients=settings.clients,
             pipelining_exempt=networks_of(settings.clients.pipelining_exempt),
             size_octets=self._size_octets,
+            header=HeaderTerms(networks_of(proxy.trusted), proxy.header_timeout_s) if proxy.header else None,
+            xclient=networks_of(proxy.xclient),
+            xforward=networks_of(proxy.xforward),
             requiretls=self._requiretls,
             load=self._load,
         )
@@ -376,7 +381,9 @@ class Listener:
                     await asyncio.sleep(ACCEPT_PAUSE_S)
                     continue
                 assert self.roster is not None
-                client: Client | Reply | None = self.roster.turn_away(len(self._handshakes), address) or self.roster.meet(address)
+                client: Client | Reply | None = self.roster.turn_away(len(self._handshakes), address)
+                if client is None and self.roster.terms.header is None:  # behind a proxy its client is met, once that is known
+                    client = self.roster.meet(address)
                 if isinstance(client, Reply):
                     peer.close()  # a 421 would have to be said inside TLS
                     continue
@@ -385,21 +392,21 @@ class Listener:
                 task.add_done_callback(self._handshakes.discard)
 
     async def _shake_hands(self, loop: asyncio.AbstractEventLoop, peer: socket.socket, client: Client | None) -> None:
-        """Begin TLS with *peer*, counted for *client*; the protocol gets to know it when that is done."""
+        """Begin TLS with *peer*, counted for *client*, behind its PROXY header if there is one; then tell the protocol."""
         roster = self.roster
         assert roster is not None
         who: Any = ""
         server: SMTP | None = None
-
-        def make() -> SMTP:
-            nonlocal server
-            server = self._make(client)
-            return server
-
         try:
             who = peer.getpeername()
+            made = server = self._make(client)
+            header = roster.terms.header or server.header_terms
+            if header is not None:
+                server.proxied = await self._header(loop, peer, who, header)
+                if server.proxied is None:
+                    return
             await loop.connect_accepted_socket(
-                make,
+                lambda: made,
                 peer,
                 ssl=self._tls_context,
                 ssl_handshake_timeout=roster.terms.timeouts.handshake_s,
@@ -415,6 +422,26 @@ class Listener:
                     roster.part(client)
             elif server.transport is None and not server.finished:  # the handshake was the end of it
                 roster.leave(server)
+
+    async def _header(self, loop: asyncio.AbstractEventLoop, peer: socket.socket, who: Any, terms: HeaderTerms) -> ProxyData | None:
+        """Take the PROXY header from *peer*; None: it is closed, having none that will do."""
+        reason, error = "untrusted", ""
+        try:
+            if terms.trusted is None or who in terms.trusted:
+                found = await read_header(loop, peer, terms.timeout_s)
+                if found:
+                    return found
+                reason, error = ("lost", "") if found is None else ("malformed", found.error)
+        except TimeoutError:
+            reason = "timeout"
+        except OSError:
+            reason = "lost"
+        except asyncio.CancelledError:
+            peer.close()
+            raise
+        peer.close()
+        refused(self.name, who, reason, error)
+        return None
 
 
 def bind_path(path: Path, mode: int) -> socket.socket:

@@ -80,6 +80,8 @@ class Plan:
         if not (self.pushes or self.checks_helo or self.checks_auth or self.counts):
             raw = _raw_for_its_class(server)
             methods = {verb: name for verb, name in methods.items() if verb in raw or not is_stock(smtp_class, name)}
+        if server.lmtp:  # these are methods of the class below, and no verbs of LMTP (RFC 2033 s4.1)
+            methods = {verb: name for verb, name in methods.items() if verb not in NOT_LMTP or not is_stock(smtp_class, name)}
         self.methods = methods
         self.raw_verbs = frozenset(methods)
         self.explains = self.hooks.exception is not None or not is_stock(smtp_class, "handle_exception")
@@ -108,6 +110,7 @@ class Plan:
         return found
 
 
+NOT_LMTP = frozenset({"HELO", "EHLO"})
 STOCK_MODULES = frozenset(
     f"postbus.server.{name}" for name in ("asking", "streaming", "content", "identification", "dialog", "smtp", "lmtp")
 )

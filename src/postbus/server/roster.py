@@ -19,6 +19,7 @@ from postbus import telemetry
 from postbus.server.client_settings import ClientSettings
 from postbus.server.clients import Client, Clients, Refusal
 from postbus.server.networks import Networks
+from postbus.server.preface import HeaderTerms, Preface
 from postbus.server.timers import Sweep, Timeouts
 from postbus.smtp.replies import Reply
 from postbus.smtp.terms import Limits
@@ -56,6 +57,8 @@ class Terms:
         clients: what each client network may ask for; None: anything.
         pipelining_exempt: who may talk out of turn.
         size_octets: asked for the largest message taken now, at each connection.
+        header: each connection begins with a PROXY header, whose client is the session's peer; None: none does.
+        xclient, xforward: who may send these commands.
         requiretls: asked whether REQUIRETLS can be kept now (RFC 8689), at each connection.
         load: asked how near we are to taking nothing more, 0 to 1, at each EHLO; see ``pressure``.
     """
@@ -75,6 +78,9 @@ class Terms:
     clients: ClientSettings | None = None
     pipelining_exempt: Networks = NOBODY
     size_octets: Callable[[], int | None] | None = None
+    header: HeaderTerms | None = None
+    xclient: Networks = NOBODY
+    xforward: Networks = NOBODY
     requiretls: Callable[[], bool] | None = None
     load: Callable[[], float] | None = None
 
@@ -86,6 +92,7 @@ class Roster:
         terms: what each connection is granted; replaced as a value.
         tls_context: for handshakes that start from now on; None: no TLS.
         connections: the open ones.
+        prefaces: connections whose PROXY header is awaited.
         work: tasks that outlive their connection: hooks at work when the peer left or our answer came too late.
         sessions_total: connections admitted so far.
         clients: the client networks that are limited.
@@ -99,6 +106,7 @@ class Roster:
         self.clients = Clients(terms.clients or ClientSettings())
         self.tls_context: ssl.SSLContext | None = None
         self.connections: set[Connection] = set()
+        self.prefaces: set[Preface] = set()
         self.work: set[asyncio.Task[Any]] = set()
         self.sessions_total = 0
         self.draining = False
@@ -125,8 +133,12 @@ class Roster:
             peer: whom it is about; None: ``connection.peer_changed`` has been, or will be, told.
         """
         refusal = self.turn_away(0, peer)
-        if refusal is None and peer is not None:
-            refusal = connection.peer_changed(peer)
+        if refusal is None and peer is not None and self.terms.clients is not None:
+            met = self.clients.enter(peer, self.sweep.clock())
+            if isinstance(met, Refusal):
+                refusal = self._refused(met, peer)
+            else:
+                connection.client = met
         if refusal is not None:
             return refusal
         if not self.connections:
@@ -141,7 +153,7 @@ class Roster:
         refusal: Reply | Refusal | None = None
         if self.draining:
             refusal = LEAVING
-        elif 0 < terms.connections_max <= len(self.connections) + handshakes:
+        elif 0 < terms.connections_max <= len(self.connections) + len(self.prefaces) + handshakes:
             refusal = CROWDED
         elif terms.gate is not None:
             refusal = terms.gate()
@@ -167,6 +179,17 @@ class Roster:
         who = str(peer[0] if isinstance(peer, tuple) and peer else peer or "")
         telemetry.connection_refused(listener=self.terms.name, reason=refusal.reason, code=refusal.reply.code, peer=who)
         return refusal.reply
+
+    def expect(self, preface: Preface) -> None:
+        """Give *preface* its time to become a connection."""
+        self.sweep.run()
+        self.prefaces.add(preface)
+
+    def unexpect(self, preface: Preface) -> None:
+        """*preface* has become a connection, or nothing."""
+        self.prefaces.discard(preface)
+        if not self.connections:
+            self._idle()
 
     def leave(self, connection: Connection) -> None:
         """*connection* has ended."""
@@ -217,10 +240,14 @@ class Roster:
             lapse = connection.lapse(now, passed_s, connection.octets, timeouts)
             if lapse is not None:
                 connection.lapsed(lapse)
+        for preface in tuple(self.prefaces):
+            if now >= preface.deadline:
+                preface.expire()
 
     def _idle(self) -> None:
         """Nobody is connected."""
-        self.sweep.stop()
+        if not self.prefaces:
+            self.sweep.stop()
         if self._empty is not None and not self.work and not self._empty.done():
             self._empty.set_result(None)
 
@@ -232,6 +259,7 @@ class Roster:
         Whoever is left then gets 421 and is cut; hooks still at work are cancelled.
         """
         self.draining = True
+        self._close_prefaces()
         for connection in tuple(self.connections):
             connection.drain()
         in_time = await self._emptied(deadline_s)
@@ -245,6 +273,7 @@ class Roster:
     async def close(self) -> None:
         """Cut what is left and let the threads end."""
         self.draining = True
+        self._close_prefaces()
         for connection in tuple(self.connections):
             connection.abort("drain")
         work = tuple(self.work)
@@ -255,6 +284,10 @@ class Roster:
         if self._pool is not None:
             pool, self._pool = self._pool, None
             await self.loop.run_in_executor(None, pool.shutdown)
+
+    def _close_prefaces(self) -> None:
+        for preface in tuple(self.prefaces):
+            preface.close()
 
     async def _emptied(self, within_s: float) -> bool:
         if not self.connections and not self.work:

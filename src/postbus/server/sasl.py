@@ -59,9 +59,7 @@ def read_oauthbearer(octets: bytes) -> BearerToken | None:
     """Return the token (RFC 7628 s3.1: ``n,[a=authzid],^A key=value ^A ... ^A``, a channel binding is not supported)."""
     header, _, rest = octets.partition(b"\1")
     parts = header.split(b",")
-    if len(parts) != 3 or parts[0] not in {b"n", b"y"} or parts[2] or not parts[1].startswith((b"a=", b"")):
-        return None
-    if parts[1] and not parts[1].startswith(b"a="):
+    if len(parts) != 3 or parts[0] not in {b"n", b"y"} or parts[2] or not (parts[1] == b"" or parts[1].startswith(b"a=")):
         return None
     login = parts[1][2:].replace(b"=2C", b",").replace(b"=3D", b"=")  # RFC 5801 s4
     return _bearer(login, _pairs(rest))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from postbus.server.proxy_protocol import ProxyData
 
 PeerName = tuple[Any, ...] | str
 
@@ -34,7 +36,12 @@ class Session:
     Attributes:
         id: short text, unique in this process and very likely anywhere; every log line of the session carries it.
         find_local: asks the transport for ``sockname``; see ``local``.
-        peer: (host, port, ...) of the client; ``""`` or a path on a Unix socket.
+        peer: (host, port, ...) of the client; ``""`` or a path on a Unix socket. Behind a proxy that the listener trusts, the client is the
+            one the proxy speaks for (PROXY header, XCLIENT).
+        proxy_peer: then: the proxy itself, named the same way; else None.
+        proxy_data: the PROXY header of the connection, or None.
+        peer_host: name of the client's host, where a proxy gave it; unverified by us.
+        xclient: what XCLIENT has said, attributes in upper case, None for what is not available; None: nothing.
         listener: name of the listener.
         ssl: what the transport knows of TLS (``cipher``, ``peercert``, ``sslcontext``, ``ssl_object`` ...), or None in plain text.
         tls: the same as a small record, or None.
@@ -61,7 +68,10 @@ class Session:
     login_data: Any = None
     auth_mechanism: str | None = None
     auth_identity: str | None = None
-    proxy_data: Any = None
+    proxy_data: ProxyData | None = None
+    proxy_peer: PeerName | None = None
+    peer_host: str | None = None
+    xclient: Mapping[str, str | None] | None = None
     traceparent: str | None = None
     _local: PeerName | None = None
     find_local: Callable[[str], Any] | None = None
@@ -98,6 +108,23 @@ def tls_of(transport: asyncio.BaseTransport) -> tuple[dict[str, Any], Tls]:
     version = (ssl_object.version() if ssl_object is not None else None) or ""
     cipher = known["cipher"]
     return known, Tls(version, cipher[0] if cipher else "", _subject(known["peercert"]))
+
+
+def speak_for(session: Session, said: Mapping[str, str | None]) -> None:
+    """Make *session* that of the client which XCLIENT's attributes *said* describe; those said before and not again stay."""
+    peer = session.peer if isinstance(session.peer, tuple) else ("", 0)
+    if session.proxy_peer is None and not said.keys().isdisjoint({"ADDR", "PORT"}):
+        session.proxy_peer = session.peer
+    session.xclient = said = {**(session.xclient or {}), **said}
+    if "ADDR" in said or "PORT" in said:
+        session.peer = (said.get("ADDR", peer[0]) or "", int(said.get("PORT", "0") or 0))
+    if "DESTADDR" in said:
+        session.local = (said["DESTADDR"] or "", int(said.get("DESTPORT", "0") or 0))
+    session.peer_host = said.get("NAME", session.peer_host)
+    if said.get("LOGIN") is not None:
+        session.authenticated = True
+        session.auth_data = session.login_data = session.auth_identity = said["LOGIN"]
+        session.auth_mechanism = "XCLIENT"  # as Postfix says
 
 
 SHORT_NAMES = {

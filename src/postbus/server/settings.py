@@ -14,6 +14,7 @@ from postbus.server.auth_settings import AuthSettings
 from postbus.server.client_settings import ClientSettings
 from postbus.server.content_settings import ContentSettings
 from postbus.server.parameter_settings import Announced, ParameterSettings
+from postbus.server.proxy_settings import ProxySettings
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -198,6 +199,7 @@ class ListenerSettings(BaseModel):
     spill_threshold_octets: int = Field(default=256 * KIB, ge=4 * KIB, description="Content beyond this goes to a file.")
     content: ContentSettings = Field(default=ContentSettings(), description="How content may come.")
     tls: TlsSettings = Field(default=TlsSettings(mode="none"), description="Certificate, key and mode.")
+    proxy: ProxySettings = Field(default=ProxySettings(), description="Load balancers and mail proxies in front.")
     auth: AuthSettings = Field(default=AuthSettings(), description="Who may authenticate (RFC 4954), and who has to.")
     limits: LimitSettings = Field(default=LimitSettings(), description="How much is taken.")
     clients: ClientSettings = Field(default=ClientSettings(), description="How much one client network may ask for.")

@@ -37,6 +37,7 @@ from postbus.server.envelope import Envelope
 from postbus.server.hooks import MISSING, Hooks
 from postbus.server.outcome import Answer, Outcome, Pending, Special
 from postbus.server.plan import DEFAULT_LIMITS, Plan, syntax
+from postbus.server.preface import HeaderTerms
 from postbus.server.session import Session
 from postbus.smtp import replies
 from postbus.smtp.commands import VERBS
@@ -60,6 +61,8 @@ __all__ = [
     "__ident__",
     "__version__",
     "auth_mechanism",
+    "call_limits",
+    "machine_name",
     "make_loop",
     "syntax",
 ]
@@ -153,6 +156,7 @@ class SMTP(Dialog):
         authenticator: AuthenticatorType | None = None,
         auth_mechanisms: Iterable[str] | None = None,
         command_call_limit: int | dict[str, int] | None = None,
+        proxy_protocol_timeout: float | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         """Take aiosmtpd's parameters.
@@ -176,6 +180,9 @@ class SMTP(Dialog):
             authenticator: judges what a mechanism has learnt, and says so in an ``AuthResult``; a plain function or a coroutine.
             auth_mechanisms: which of our mechanisms to offer, beside those of the handler or a subclass; None: LOGIN and PLAIN where
                 somebody can judge them. EXTERNAL, OAUTHBEARER and XOAUTH2 are offered only by being named here.
+            proxy_protocol_timeout: each connection begins with a PROXY header, whole within so many seconds; ``handle_PROXY`` judges it,
+                and without that hook nobody gets in. ``session.peer`` stays the proxy: a listener's setting, which knows whom to trust, is
+                the better way. None: no header.
             loop: the running loop; None: asked for.
 
         Warns:
@@ -183,6 +190,7 @@ class SMTP(Dialog):
 
         Raises:
             TypeError: *command_call_limit* is neither a number nor a mapping of verbs to numbers.
+            ValueError: *proxy_protocol_timeout* is no time.
         """
         super().__init__(loop or make_loop(), timeout)
         self.event_handler = handler
@@ -210,6 +218,10 @@ class SMTP(Dialog):
         )
         self._auth_failures = 0
         self._response_event: asyncio.Future[AuthResponse] | None = None
+        if proxy_protocol_timeout is not None:
+            if proxy_protocol_timeout <= 0:
+                raise ValueError("proxy_protocol_timeout must be > 0")
+            self.header_terms = HeaderTerms(None, proxy_protocol_timeout)
         self.session: Session | None = None
         self.envelope: Envelope | None = None
         self.messages_accepted = 0
@@ -242,6 +254,11 @@ class SMTP(Dialog):
     def _smtp_methods(self) -> dict[str, Callable[..., Any]]:
         """The methods of this server by verb: ``{"DATA": self.smtp_DATA}``."""
         return {name.removeprefix("smtp_").upper(): getattr(self, name) for name in dir(self) if name.startswith("smtp_")}
+
+    @property
+    def _tls_protocol(self) -> Any:
+        """Something true while TLS is active, which is what programs ask it for; else None."""
+        return self.session.ssl if self.session is not None else None
 
     @property
     def command_size_limits(self) -> Mapping[str, int]:
@@ -449,6 +466,14 @@ class SMTP(Dialog):
     async def smtp_HELP(self, arg: str | None) -> None:
         """HELP (RFC 5321 s4.1.1.8)."""
         await self._perform("HELP", arg)
+
+    async def smtp_XCLIENT(self, arg: str | None) -> None:
+        """XCLIENT, from those who may (Postfix's XCLIENT_README)."""
+        await self._perform("XCLIENT", arg)
+
+    async def smtp_XFORWARD(self, arg: str | None) -> None:
+        """XFORWARD, from those who may (Postfix's XFORWARD_README)."""
+        await self._perform("XFORWARD", arg)
 
     @syntax("STARTTLS", when="tls_context")
     async def smtp_STARTTLS(self, arg: str | None) -> None:

@@ -111,6 +111,7 @@ class Sweep:
     """Calls *look* with (now, seconds since the last call) every *interval_s*, while ``run`` is on.
 
     Attributes:
+        clock: tells the time.
         now: the time of the last sweep; the cheap clock of every connection.
         clock: tells the time.
     """

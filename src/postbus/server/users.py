@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from argon2 import Parameters, PasswordHasher, extract_parameters
+from argon2 import PasswordHasher, extract_parameters
 from argon2.exceptions import InvalidHashError, VerificationError
 from argon2.low_level import Type
 
@@ -141,13 +141,15 @@ def prepared(name: str) -> str | None:
 
 def _stranger(hashes: Mapping[str, str]) -> str:
     """Return a hash of nobody's password, with the parameters that most of *hashes* have."""
-    common = Counter(map(_parameters, hashes.values())).most_common(1)
-    hasher = PasswordHasher.from_parameters(common[0][0]) if common else _HASHER
+    common = Counter(map(_cost, hashes.values())).most_common(1)
+    hasher = PasswordHasher(*common[0][0]) if common else _HASHER
     return hasher.hash(secrets.token_urlsafe())
 
 
-def _parameters(said: str) -> Parameters:
-    return extract_parameters(said)
+def _cost(said: str) -> tuple[int, int, int, int, int]:
+    """Return what a check against the hash *said* takes, as ``PasswordHasher`` wants it."""
+    known = extract_parameters(said)
+    return known.time_cost, known.memory_cost, known.parallelism, known.hash_len, known.salt_len
 
 
 # --- changing a file

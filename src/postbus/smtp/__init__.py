@@ -26,6 +26,8 @@ from postbus.smtp.events import (
     Signal,
     StartTls,
     Vrfy,
+    Xclient,
+    Xforward,
 )
 from postbus.smtp.replies import Reply
 from postbus.smtp.states import State
@@ -59,4 +61,6 @@ __all__ = [
     "StartTls",
     "State",
     "Vrfy",
+    "Xclient",
+    "Xforward",
 ]

@@ -2,8 +2,6 @@
 
 A parser is a function of the argument and of where the session stands; it returns the event, or the reply that refuses the
 argument. Whether the command may come now is not its question (``states``), nor is policy (the shell's).
-
-Place kept: XCLIENT becomes a row of ``VERBS`` (it ends a group).
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from postbus.smtp import exchange, grammar, parameters, replies
+from postbus.smtp import exchange, grammar, parameters, replies, xclient
 from postbus.smtp.events import (
     NO_DEFECTS,
     NO_PARAMETERS,
@@ -30,6 +28,8 @@ from postbus.smtp.events import (
     Rset,
     StartTls,
     Vrfy,
+    Xclient,
+    Xforward,
 )
 from postbus.smtp.replies import Reply
 from postbus.smtp.terms import Limits, Offer
@@ -66,6 +66,7 @@ class Verb:
         junk: counts against ``Limits.junk``: moves no mail.
         allowance_octets: what its extensions add to the command line's limit.
         too_long: the answer to a line over it.
+        listed: HELP names it.
         malformed: the answer to control characters, or octets that are not UTF-8, in its line.
     """
 
@@ -79,6 +80,7 @@ class Verb:
     before_auth: bool = False
     junk: bool = False
     allowance_octets: int = 0
+    listed: bool = True
     malformed: Reply = replies.BAD_CHARACTERS
     too_long: Reply = replies.LINE_TOO_LONG
 
@@ -109,15 +111,15 @@ def _mail(arg: str | None, session: Standing) -> Owed | Reply:
     found = parameters.judge(rest, parameters.MAIL, session) if rest else NOTHING_SAID
     if isinstance(found, Reply):
         return found
-    refusal = _refuse_sender(path, found.parameters, session.offer)
+    refusal = _refuse_sender(arg or "", path, found.parameters, session.offer)
     return refusal or Mail(address, found.parameters, {**defects, **found.defects} if found.defects else defects, arg or "")
 
 
-def _refuse_sender(path: grammar.Path, found: Mapping[str, str | None], offer: Offer) -> Reply | None:
+def _refuse_sender(arg: str, path: grammar.Path, found: Mapping[str, str | None], offer: Offer) -> Reply | None:
     """Return why a well-formed sender with well-formed parameters is refused, if it is."""
     if "@" not in path.address and path.address and "no-domain" not in path.defects:
         return replies.BAD_SENDER  # <Postmaster> is a forward-path only
-    if "SMTPUTF8" not in found and not (path.address.isascii() and path.rest.isascii()):
+    if "SMTPUTF8" not in found and not arg.isascii():  # a source route that is ignored included
         return replies.NEEDS_SMTPUTF8
     if offer.size_octets is not None and int(found.get("SIZE") or 0) > offer.size_octets:
         return replies.TOO_BIG
@@ -136,7 +138,7 @@ def _rcpt(arg: str | None, session: Standing) -> Owed | Reply:
     found = parameters.judge(rest, parameters.RCPT, session) if rest else NOTHING_SAID
     if isinstance(found, Reply):
         return found
-    if not session.smtputf8 and not (address.isascii() and rest.isascii()):
+    if not session.smtputf8 and arg is not None and not arg.isascii():
         return replies.NEEDS_SMTPUTF8
     return Rcpt(address, found.parameters, {**defects, **found.defects} if found.defects else defects, arg or "")
 
@@ -210,6 +212,20 @@ def _lookup(verb: str, event: type[Vrfy | Expn]) -> Parser:
     return parse
 
 
+def _xclient(arg: str | None, session: Standing) -> Owed | Reply:
+    if not session.offer.xclient:
+        return replies.NOT_TRUSTED
+    found = xclient.attributes(arg, xclient.XCLIENT)
+    return SYNTAX["XCLIENT"] if found is None else Xclient(found)
+
+
+def _xforward(arg: str | None, session: Standing) -> Owed | Reply:
+    if not session.offer.xforward:
+        return replies.NOT_TRUSTED
+    found = xclient.attributes(arg, xclient.XFORWARD)
+    return SYNTAX["XFORWARD"] if found is None else Xforward(found)
+
+
 _NAME = replies.BAD_HOSTNAME
 
 # Allowances: SIZE 26 (RFC 1870), BODY 17 (RFC 6152), SMTPUTF8 10 (RFC 6531), AUTH= 500 (RFC 4954), ENVID of 100 and RET 128,
@@ -242,6 +258,10 @@ VERBS: Mapping[str, Verb] = {
         allowance_octets=exchange.LINE_OCTETS - 512,
         too_long=replies.RESPONSE_TOO_LONG,
     ),
+    "XCLIENT": Verb(
+        "XCLIENT attribute=value ...", _xclient, ends_group=True, before_auth=True, junk=True, allowance_octets=1536, listed=False
+    ),
+    "XFORWARD": Verb("XFORWARD attribute=value ...", _xforward, junk=True, allowance_octets=1536, listed=False),
 }
 
 SYNTAX: Mapping[str, Reply] = {
@@ -254,7 +274,7 @@ FORBIDDEN = frozenset({"GET", "POST", "CONNECT", "PUT", "HEAD", "OPTIONS", "DELE
 
 def help_reply(arg: str | None, *, lmtp: bool, esmtp: bool) -> Reply:
     """Return the answer to HELP: the verbs, or one verb's syntax (RFC 5321 s4.1.1.8)."""
-    here = [name for name, row in VERBS.items() if (row.lmtp if lmtp else row.smtp)]
+    here = [name for name, row in VERBS.items() if row.listed and (row.lmtp if lmtp else row.smtp)]
     if arg is None:
         return Reply(214, ("Commands:", " ".join(here)), "2.0.0")
     name = arg.strip().upper()
@@ -277,6 +297,8 @@ def greeting_lines(offer: Offer, limits: Limits, *, tls: bool) -> tuple[str, ...
         ("ENHANCEDSTATUSCODES", offer.enhanced),
         ("STARTTLS", offer.starttls and not tls),
         (f"AUTH {' '.join(offer.auth)}", bool(offer.auth) and (tls or not offer.auth_tls)),
+        (f"XCLIENT {' '.join(xclient.XCLIENT)}", offer.xclient),
+        (f"XFORWARD {' '.join(xclient.XFORWARD)}", offer.xforward),
         ("REQUIRETLS", offer.requiretls and tls),
         (heeded, heeded),
         ("HELP", offer.help),

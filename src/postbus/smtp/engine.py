@@ -52,6 +52,7 @@ _DEFAULTS: Mapping[str, Reply] = {
     "VRFY": replies.CANNOT_VRFY,
     "EXPN": replies.NO_EXPN,
     "QUIT": replies.BYE,
+    "XFORWARD": replies.OK,
 }
 
 
@@ -208,8 +209,7 @@ class Engine:
             msg = "STARTTLS was not answered with 220"
             raise OutOfTurn(msg)
         self.tls = True
-        self.helo = None
-        self.esmtp = self.authenticated = False
+        self.authenticated = False
         self._enter(State.CONNECTED)
 
     def refuse(self, reply: Reply) -> None:
@@ -263,6 +263,8 @@ class Engine:
             return _greeting_reply(self.offer, self._limits, tls=self.tls, extended=event.verb != "HELO")
         if isinstance(event, Help):
             return help_reply(event.arg, lmtp=self._lmtp, esmtp=self.esmtp)
+        if event.verb == "XCLIENT" and not isinstance(event, Command):
+            return Reply(220, f"{self.offer.hostname} {'LMTP' if self._lmtp else 'ESMTP'}")
         return replies.UNKNOWN if isinstance(event, Command) else _DEFAULTS[event.verb]
 
     def greeting_lines(self) -> tuple[str, ...]:
@@ -654,6 +656,9 @@ class Engine:
             self.accepted_recipients = self._surplus = 0
             # Lines up to here may be read as commands without a closer look; answers to a challenge never.
             self._plain_octets = -1 if state is State.AUTHENTICATING else self._limits.command_octets
+        if state is _CONNECTED:  # a beginning: banner, TLS, XCLIENT
+            self.helo = None
+            self.esmtp = False
         if state is _CLOSED:
             self._owed = None
             self._lines.clear()
@@ -662,7 +667,7 @@ class Engine:
 
 _DEFAULT_LIMITS = Limits()
 _RARE = frozenset({"STARTTLS", "AUTH", "=", "BDAT"})
-_CONTENT, _CLOSED = State.CONTENT, State.CLOSED  # looking a member up in its class takes 60 ns, a name 5
+_CONNECTED, _CONTENT, _CLOSED = State.CONNECTED, State.CONTENT, State.CLOSED  # looking a member up in its class takes 60 ns, a name 5
 _SIGNALS: Mapping[State, Signal] = {State.OPENING: Signal.PAUSED, State.UPGRADING: Signal.PAUSED, State.CLOSED: Signal.CLOSED}
 
 

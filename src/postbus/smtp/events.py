@@ -215,6 +215,22 @@ class Quit:
 
 
 @fact
+class Xclient:
+    """XCLIENT: answer 220 as the banner of a session with another client; attributes as in ``xclient.XCLIENT``, None: not available."""
+
+    attributes: Mapping[str, str | None]
+    verb: ClassVar[str] = "XCLIENT"
+
+
+@fact
+class Xforward:
+    """XFORWARD: where the next mail came from before it came to the peer; attributes as in ``xclient.XFORWARD``."""
+
+    attributes: Mapping[str, str | None]
+    verb: ClassVar[str] = "XFORWARD"
+
+
+@fact
 class Command:
     """A raw verb: one the shell named in ``raw_verbs`` and answers by itself, by way of ``Engine.interpret`` if it likes."""
 
@@ -251,6 +267,8 @@ Owed = (
     | Expn
     | Help
     | Quit
+    | Xclient
+    | Xforward
     | Command
 )
 Event = Owed | Chunk | Refused

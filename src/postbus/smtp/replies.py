@@ -136,6 +136,8 @@ TLS_ACTIVE = Reply(503, "TLS already active", "5.5.1")
 AUTHENTICATED_ALREADY = Reply(503, "Already authenticated", "5.5.1")  # RFC 4954 s4
 TLS_FIRST = Reply(530, "Must issue a STARTTLS command first", "5.7.0")  # RFC 3207 s4
 
+NOT_TRUSTED = Reply(550, "Not authorized to speak for other clients", "5.7.0")  # XCLIENT, XFORWARD
+
 # --- syntax
 UNKNOWN = Reply(500, "Command not recognized", "5.5.1")
 LINE_TOO_LONG = Reply(500, "Line too long", "5.5.2")  # RFC 5321 s4.5.3.1.9

@@ -21,6 +21,7 @@ to a challenge.
     RECIPIENTS --BDAT--> CHUNK --250--> CHUNKS --BDAT--> CHUNK --LAST, "." any--> GREETED        CHUNKS --RSET, EHLO--> GREETED
                            \--5xx--> FAILED --RSET, EHLO, BDAT LAST--> GREETED
 
+    CONNECTED, GREETED --XCLIENT 220--> CONNECTED
     GREETED --AUTH 334--> AUTHENTICATING --"=" 2xx, 4xx, 5xx--> GREETED
     GREETED --STARTTLS 220--> UPGRADING --TLS up--> CONNECTED        any --QUIT, hang-up--> CLOSED
 
@@ -82,6 +83,8 @@ _RESET: Move = {2: State.GREETED, 4: State.GREETED, 5: State.GREETED}  # RSET re
 _END: Move = {2: State.GREETED, 3: State.GREETED, 4: State.GREETED, 5: State.GREETED}  # whatever became of the message
 _LEAVE: Move = {2: State.CLOSED, 4: State.CLOSED, 5: State.CLOSED}
 _SECURE: Move = {2: State.UPGRADING}
+_SPOKEN_FOR: Mapping[str, Row] = {"XCLIENT": {2: State.CONNECTED}, "XFORWARD": _STAY}
+_NOT_SPOKEN_FOR: Mapping[str, Row] = {"XCLIENT": replies.IN_TRANSACTION, "XFORWARD": replies.IN_TRANSACTION}
 _CHALLENGE: Move = {3: State.AUTHENTICATING}
 _VERDICT: Move = {2: State.GREETED, 4: State.GREETED, 5: State.GREETED}  # another 334 goes on with the exchange
 
@@ -96,6 +99,7 @@ def _table(data_without_recipient: Reply) -> Table:
             **greeting,
             "RSET": _STAY,
             "STARTTLS": replies.SEND_EHLO,
+            **_SPOKEN_FOR,
             "AUTH": replies.SEND_EHLO,
             "MAIL": replies.SEND_HELO,
             "RCPT": replies.SEND_HELO,
@@ -107,6 +111,7 @@ def _table(data_without_recipient: Reply) -> Table:
             **greeting,
             "RSET": _RESET,
             "STARTTLS": _SECURE,
+            **_SPOKEN_FOR,
             "AUTH": _CHALLENGE,
             "MAIL": {2: State.SENDER},
             "RCPT": replies.SEND_MAIL,
@@ -118,6 +123,7 @@ def _table(data_without_recipient: Reply) -> Table:
             **greeting,
             "RSET": _RESET,
             "STARTTLS": replies.IN_TRANSACTION,
+            **_NOT_SPOKEN_FOR,
             "AUTH": replies.IN_TRANSACTION,
             "MAIL": replies.NESTED_MAIL,
             "RCPT": {2: State.RECIPIENTS, 4: State.REFUSED, 5: State.REFUSED, BAD_ARGUMENT: State.REFUSED},
@@ -129,6 +135,7 @@ def _table(data_without_recipient: Reply) -> Table:
             **greeting,
             "RSET": _RESET,
             "STARTTLS": replies.IN_TRANSACTION,
+            **_NOT_SPOKEN_FOR,
             "AUTH": replies.IN_TRANSACTION,
             "MAIL": replies.NESTED_MAIL,
             "RCPT": {2: State.RECIPIENTS},
@@ -140,6 +147,7 @@ def _table(data_without_recipient: Reply) -> Table:
             **greeting,
             "RSET": _RESET,
             "STARTTLS": replies.IN_TRANSACTION,
+            **_NOT_SPOKEN_FOR,
             "AUTH": replies.IN_TRANSACTION,
             "MAIL": replies.NESTED_MAIL,
             "RCPT": _STAY,
@@ -150,14 +158,14 @@ def _table(data_without_recipient: Reply) -> Table:
         State.CHUNKS: {
             **anywhere,
             **greeting,
-            **dict.fromkeys(("MAIL", "RCPT", "DATA", "STARTTLS", "AUTH"), replies.AFTER_BDAT),
+            **dict.fromkeys(("MAIL", "RCPT", "DATA", "STARTTLS", "AUTH", *_SPOKEN_FOR), replies.AFTER_BDAT),
             "RSET": _RESET,
             "BDAT": {2: State.CHUNK, 5: State.FAILED},
         },
         State.FAILED: {
             **anywhere,
             **greeting,
-            **dict.fromkeys(("MAIL", "RCPT", "DATA", "BDAT", "STARTTLS", "AUTH"), replies.CHUNK_FAILED),
+            **dict.fromkeys(("MAIL", "RCPT", "DATA", "BDAT", "STARTTLS", "AUTH", *_SPOKEN_FOR), replies.CHUNK_FAILED),
             "RSET": _RESET,
             ".": {5: State.GREETED},
         },

@@ -24,6 +24,7 @@ class Offer:
         strict_pipelining: bytes behind a verb that ends a group (RFC 2920 s3.1), or before the banner: 554 5.5.0 and close.
         stray: bare CR, bare LF or NUL behind DATA: ``reject`` (550 5.5.2 after the real end) or ``allow`` (counted in ``defects``).
         lenient_paths: take paths without brackets and without a domain, and say so in ``defects``.
+        xclient, xforward: this peer may replace the client's address, and say where a mail came from before (``xclient``); advertised.
         keywords: further EHLO lines, as sent; a keyword here also allows the parameter of its name.
         limits: what of ``Limits`` a sender can heed is advertised (RFC 9422).
         requiretls: REQUIRETLS is possible (RFC 8689; advertised and taken while TLS is active).
@@ -49,6 +50,8 @@ class Offer:
     strict_pipelining: bool = True
     stray: Literal["reject", "allow"] = "reject"
     lenient_paths: bool = False
+    xclient: bool = False
+    xforward: bool = False
     keywords: tuple[str, ...] = ()
     limits: bool = False
     requiretls: bool = False

@@ -403,7 +403,9 @@ def session_closed(
     outcome: str,
     limit: str | None = None,
 ) -> None:
-    """The summary of a session: *outcome* is quit, eof, lost, refused, timeout, limit, drain, tls or failed; *limit* the last it hit.
+    """The summary of a session: *outcome* is quit, eof, lost, refused, timeout, limit, drain, tls, proxy (its handler's no) or failed.
+
+    *limit* is the last it ran into.
 
     *auth* is the mechanism by which the peer authenticated, *accepted* and *refused* count messages, *recipients* those of accepted
     messages, *octets* all that was received.
@@ -472,6 +474,22 @@ def defect_tolerated(*, listener: str, kind: str, count: int) -> None:
 def tls_started(*, listener: str, version: str) -> None:
     """A handshake succeeded."""
     _count("postbus_tls_handshakes_total", listener, version)
+
+
+def proxy_refused(*, listener: str, peer: str, reason: str, error: str) -> None:
+    """A connection to a listener behind a proxy got no session: untrusted, malformed, timeout, lost, drain, or its handler's no.
+
+    *error* says what is wrong with a malformed header. A health check that only connects is ``lost``, which is no warning.
+    """
+    _count("postbus_proxy_refused_total", listener, reason)
+    _log(
+        "debug" if reason in {"lost", "drain"} else "warning",
+        "proxy.refused",
+        listener=listener,
+        peer=peer,
+        reason=reason,
+        error=error or None,
+    )
 
 
 def tls_failed(*, listener: str, peer: str, error: str) -> None:

@@ -43,6 +43,7 @@ METRICS: tuple[Metric, ...] = (
     # server
     Metric("postbus_sessions_total", "counter", "Sessions that ended, by how they ended.", ("listener", "outcome")),
     Metric("postbus_sessions_refused_total", "counter", "Connections refused before the banner, by reason.", ("listener", "reason")),
+    Metric("postbus_proxy_refused_total", "counter", "Connections closed for want of a PROXY header that will do.", ("listener", "reason")),
     Metric(
         "postbus_limits_hit_total", "counter", "Limits that sessions ran into, by limit (docs/open-internet.md).", ("listener", "limit")
     ),
