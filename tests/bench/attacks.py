@@ -7,7 +7,7 @@ from typing import Any
 
 from postbus.app.loop import loop_factory
 from postbus.selftest.vectors import Row, rows
-from tests.server.test_attacks import play
+from tests.server.test_attacks import play, play_behind
 
 ROW_TIMEOUT_S = 30
 
@@ -22,7 +22,8 @@ def _played(row: Row) -> str:
     """Return why *row* failed; ``""`` when it passed."""
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(asyncio.wait_for(play(row, implicit=False), ROW_TIMEOUT_S))
+            played_out = play_behind(row) if row.headed else play(row, implicit=False)
+            runner.run(asyncio.wait_for(played_out, ROW_TIMEOUT_S))
     except (AssertionError, OSError, TimeoutError) as error:
         return f"{type(error).__name__}: {error}"[:500]
     return ""

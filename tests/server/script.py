@@ -54,6 +54,7 @@ LINES: Mapping[str, tuple[tuple[bytes, str], ...]] = {
         (b"text\r\n", ""), (b"", ""), (b"x" * 1200 + b"\r\n", ""),
         (b"stray\ntext\r\n", "550"), (b"x" * 900 + b"\r\n" + b"y" * 1200 + b"\r\n", "552"),
     ),
+    "BDAT": ((b"text\r\n", ""), (b"", ""), (b"bare\nline\r\n.\r\n", ""), (b"x" * 2001, "552")),
     "RSET": ((b"RSET", ""), (b"RSET x", "501")),
     "NOOP": ((b"NOOP", ""), (b"NOOP x", "")),
     "VRFY": ((b"VRFY x", ""), (b"VRFY", "501")),
@@ -64,7 +65,7 @@ LINES: Mapping[str, tuple[tuple[bytes, str], ...]] = {
 
 @dataclass(frozen=True)
 class Step:
-    """One command; for DATA *line* is the content, sent if 354 comes.
+    """One command; for DATA *line* is the content, sent if 354 comes; for BDAT it is that of each of two chunks.
 
     Attributes:
         fate: what its hook does. soon: not at once, but in a task. waits: the client awaits the replies before it goes on.
@@ -113,6 +114,7 @@ class Model:
     """
 
     lmtp: bool = False
+    chunking: bool = True
     greeted: str = ""
     tls: bool = False
     sender: bool = False
@@ -209,6 +211,28 @@ def _data(model: Model, step: Step) -> list[str]:
     return ["354", *[CODES[step.fate]] * replies]
 
 
+def _bdat(model: Model, step: Step) -> list[str]:
+    """Two chunks, of which the second one says LAST."""
+    replies = model.accepted if model.lmtp else 1
+    if not model.accepted:
+        code = "554" if model.named and not model.lmtp else "503"
+        return [code] if model.lmtp and model.sender else [code] * 2  # RFC 2033 s4.3: zero replies for zero recipients
+    if not model.chunking:
+        return ["502", *["502"] * replies]
+    if not model.envelope.rcpt_tos:
+        model.forget()
+        return ["503"] * (1 + replies)
+    if step.refusal:
+        model.forget()
+        return [step.refusal, *["503"] * replies]
+    model.envelope.body = step.line * 2
+    if b"\nline" in step.line:
+        model.envelope.add({"bare-lf": 2})
+    model.call("DATA")
+    model.forget()
+    return ["250", *[CODES[step.fate]] * replies]
+
+
 def _rset(model: Model, step: Step) -> list[str]:
     if step.refusal:
         return [step.refusal]
@@ -237,8 +261,8 @@ def _starttls(model: Model, step: Step) -> list[str]:
 
 
 ROWS: Mapping[str, Callable[[Model, Step], list[str]]] = {
-    "EHLO": _greet, "HELO": _greet, "MAIL": _mail, "RCPT": _rcpt, "DATA": _data, "RSET": _rset, "NOOP": _bystander, "VRFY": _bystander,
-    "STARTTLS": _starttls, "JUNK": lambda _model, step: [step.refusal],
+    "EHLO": _greet, "HELO": _greet, "MAIL": _mail, "RCPT": _rcpt, "DATA": _data, "BDAT": _bdat, "RSET": _rset,
+    "NOOP": _bystander, "VRFY": _bystander, "STARTTLS": _starttls, "JUNK": lambda _model, step: [step.refusal],
 }  # fmt: skip
 
 
@@ -273,7 +297,7 @@ def seen(envelope: Any) -> Seen:
 
 
 # Verbs by how often they come: enough of those that make mail that mails are made.
-_VERBS = ["MAIL"] * 5 + ["RCPT"] * 7 + ["DATA"] * 5 + ["EHLO", "HELO", "RSET", "NOOP", "VRFY", "STARTTLS", "JUNK"]
+_VERBS = ["MAIL"] * 5 + ["RCPT"] * 7 + ["DATA"] * 4 + ["BDAT"] * 3 + ["EHLO", "HELO", "RSET", "NOOP", "VRFY", "STARTTLS", "JUNK"]
 _FATES = [Fate.ACCEPT] * 8 + [Fate.LATER, Fate.NEVER, Fate.RAISE, Fate.NONE, Fate.NONSENSE, Fate.TOO_LATE]
 
 

@@ -188,6 +188,9 @@ class Client:
             if len(codes) > 1:
                 await self.sync()
                 self.say(step.line + b".\r\n", codes[1:])
+        elif step.verb == "BDAT":
+            size = str(len(step.line)).encode()
+            self.say(b"BDAT " + size + b"\r\n" + step.line + b"BDAT " + size + b" last\r\n" + step.line, codes)
         else:
             self.say(line, codes)
         if late:
@@ -200,7 +203,7 @@ class Client:
 
 async def play(script: Sequence[Step], seed: int, smtp_class: type[SMTP]) -> None:
     """Play *script* with a listener of *smtp_class* and compare everything with the model."""
-    model = Model(lmtp=smtp_class.lmtp)
+    model = Model(lmtp=smtp_class.lmtp, chunking=smtp_class in {SMTP, LMTP})  # who overrides smtp_DATA expects every message there
     played: list[tuple[Step, list[str], bool]] = []
     for step in script:
         before = len(model.calls)
@@ -257,6 +260,11 @@ ROWS = {
     "DATA refused": [*MAILED, said("DATA", 0, Fate.NEVER), *ANOTHER],
     "DATA failed": [*MAILED, said("DATA", 0, Fate.RAISE), *ANOTHER],
     "stray line end": [*MAILED, said("DATA", 3), *ANOTHER],
+    "chunks": [*MAILED, said("BDAT"), *ANOTHER],
+    "chunks for nobody": [GREETING, said("MAIL"), said("RCPT", 5), said("BDAT"), said("RSET"), *ANOTHER],
+    "chunks refused": [*MAILED, said("BDAT", 0, Fate.NEVER), *ANOTHER],
+    "chunks too late": [*MAILED, said("BDAT", 0, Fate.TOO_LATE), *ANOTHER],
+    "chunks oversized": [*MAILED, said("BDAT", 3), said("BDAT"), *ANOTHER],
     "oversized": [*MAILED, said("DATA", 4), *ANOTHER],
     "STARTTLS": [GREETING, said("MAIL", 2), said("STARTTLS"), said("RSET"), said("STARTTLS"), said("MAIL"), GREETING, *ANOTHER],
 }
