@@ -38,7 +38,7 @@ _IDENTIFYING = frozenset({"AUTH", "="})
 _RARE = frozenset({"STARTTLS", "AUTH", "=", "BDAT"})
 
 
-class OutOfTurn(RuntimeError):  # noqa: N818 - names the mistake, and it is ours, not the peer's
+class OutOfTurn(Exception):  # noqa: N818 - names the mistake, and it is ours, not the peer's
     """The shell did what the session's state does not allow."""
 
 
