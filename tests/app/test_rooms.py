@@ -65,7 +65,11 @@ def test_what_needs_a_restart(before: dict[str, str], after: dict[str, str], exp
 
 def test_tls_that_a_reload_has_brought_is_in_force() -> None:
     """To be rid of it takes a restart, though the process was started without."""
-    without, starttls, require = settings(), settings(LISTENERS__SMTP__TLS=TLS), settings(LISTENERS__SMTP__TLS=TLS.replace("starttls", "require"))
+    without, starttls, require = (
+        settings(),
+        settings(LISTENERS__SMTP__TLS=TLS),
+        settings(LISTENERS__SMTP__TLS=TLS.replace("starttls", "require")),
+    )
     assert ["listeners.smtp.tls.mode"] == rooms.needs_restart(rooms.upgraded(without, starttls), without)
     assert [] == rooms.needs_restart(rooms.upgraded(without, starttls), require)
     assert without == rooms.upgraded(without, settings(LISTENERS__SMTP__TLS=TLS.replace("starttls", "implicit")))

@@ -8,7 +8,7 @@ import pytest
 
 from postbus.smtp import Bdat, DataStart, Expn, Helo, Help, Mail, Noop, Offer, Quit, Rcpt, Reply, Rset, StartTls, Vrfy, replies
 from postbus.smtp.commands import FORBIDDEN, SYNTAX, VERBS, greeting_lines, help_reply, limits_line
-from postbus.smtp.events import Owed
+from postbus.smtp.events import Owed, Xclient, Xforward
 from postbus.smtp.parameters import MAIL as MAIL_PARAMETERS
 from postbus.smtp.parameters import RCPT as RCPT_PARAMETERS
 from postbus.smtp.terms import Limits
@@ -41,6 +41,7 @@ NO_BINARY = Session(Offer("mx.test", binarymime=False))
 UNLIMITED = Session(Offer("mx.test", size_octets=None))
 MORE = Session(Offer("mx.test", keywords=("FUTURERELEASE 100 x", "XFOO bar")))
 RECORDING = Session(Offer("mx.test", unregistered="record"))
+PROXY = Session(Offer("mx.test", xclient=True, xforward=True))
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,12 @@ RECORDING = Session(Offer("mx.test", unregistered="record"))
         ("EHLO", "a b", PLAIN, replies.BAD_HOSTNAME),
         ("EHLO", "ü", PLAIN, replies.BAD_HOSTNAME),
         ("EHLO", "x" * 256, PLAIN, replies.BAD_HOSTNAME),
+        ("XCLIENT", "ADDR=192.0.2.7 PORT=25", PROXY, Xclient({"ADDR": "192.0.2.7", "PORT": "25"})),
+        ("XCLIENT", "ADDR=192.0.2.7", PLAIN, replies.NOT_TRUSTED),
+        ("XCLIENT", "ADDR", PROXY, SYNTAX["XCLIENT"]),
+        ("XFORWARD", "HELO=x+5Dy", PROXY, Xforward({"HELO": "x]y"})),
+        ("XFORWARD", "HELO=x", PLAIN, replies.NOT_TRUSTED),
+        ("XFORWARD", None, PROXY, SYNTAX["XFORWARD"]),
         ("MAIL", "FROM:<a@b>", PLAIN, Mail("a@b", {}, {})),
         ("MAIL", "from: <>", PLAIN, Mail("", {}, {})),
         ("MAIL", "FROM:<a@b> size=1000 BODY=8bitmime", PLAIN, Mail("a@b", {"SIZE": "1000", "BODY": "8bitmime"}, {})),

@@ -32,7 +32,7 @@ from postbus.smtp import (
     State,
     replies,
 )
-from postbus.smtp.events import Owed
+from postbus.smtp.events import Auth, AuthResponse, Owed
 from postbus.smtp.framing import DISCARD_AFTER_OCTETS
 from tests.smtp.driver import BANNER, OFFER, Driver, Policy, codes, normal, pipelined
 
@@ -772,3 +772,83 @@ def test_nothing_is_left_of_chunks(chunk: bytes, end: bytes) -> None:
         driver.drain()
         assert ["250 2.1.0", "250 2.1.5", "250 2.0.0"] == codes(driver.feed(ENVELOPE[8:] + b"BDAT 10 LAST\r\n0123456789"))
         assert [b"0123456789"] == driver.accepted
+
+
+def challenged(**limits: int) -> Engine:
+    """Return an engine that has sent a challenge and waits for its answer."""
+    engine = opened(replace(OFFER, auth=("LOGIN",), auth_tls=False, require_auth=True), limits=Limits(**limits))
+    engine.answer(engine.default_reply(owed(engine, b"EHLO x\r\n")))
+    assert Auth("LOGIN") == owed(engine, b"AUTH LOGIN\r\n")
+    engine.answer(Reply(334, "VXNlcg=="))
+    engine.bytes_to_send()
+    return engine
+
+
+@pytest.mark.parametrize(
+    ("line", "limits", "expected", "code"),
+    [
+        pytest.param(b"Ym9i\r\n", {}, AuthResponse(b"bob"), "", id="an answer"),
+        pytest.param(b"*\r\n", {}, AuthResponse(b"", replies.AUTH_CANCELLED), "501 5.7.0", id="cancelled"),
+        pytest.param(b"no base64\r\n", {}, AuthResponse(b"", replies.BAD_BASE64), "501 5.5.2", id="no base64"),
+        pytest.param(b"Ym9i\r\nQUIT\r\n", {}, AuthResponse(b"", replies.EARLY_TALK), "554 5.5.0", id="talked on"),
+        pytest.param(b"Ym9i\r\n", {"errors": 1}, AuthResponse(b"", replies.TOO_MANY_ERRORS), "421 4.7.0", id="errors enough"),
+    ],
+)
+def test_what_an_answer_to_a_challenge_is(line: bytes, limits: dict[str, int], expected: AuthResponse, code: str) -> None:
+    """One line, alone; whatever else it is ends the exchange, and the session stands where it stood."""
+    engine = challenged(**limits)
+    if limits:
+        engine.errors = 1
+    engine.receive(line)
+    assert expected == engine.next_event()
+    assert [code] * bool(code) == codes(engine.bytes_to_send())
+    if expected.refusal is None:
+        engine.answer(Reply(235, "Yes"))
+        assert (engine.authenticated, engine.state) == (True, State.GREETED)
+    elif expected.refusal.close:
+        assert engine.next_event() is Signal.CLOSED
+    else:
+        assert (engine.authenticated, engine.state) == (False, State.GREETED)
+        assert Refused("MAIL", replies.AUTH_FIRST) == (engine.receive(b"MAIL FROM:<a@b>\r\n"), engine.next_event())[1]
+
+
+def test_failures_of_auth_are_counted_until_the_last() -> None:
+    """Which gets 421 instead of what the shell says."""
+    engine = challenged(auth_failures=2)
+    engine.receive(b"Ym9i\r\n")
+    engine.next_event()
+    engine.answer(replies.AUTH_FAILED)
+    owed(engine, b"AUTH LOGIN\r\n")
+    engine.answer(replies.AUTH_FAILED)
+    assert ["535 5.7.8", "421 4.7.0"] == codes(engine.bytes_to_send())
+    assert engine.next_event() is Signal.CLOSED
+
+
+@pytest.mark.parametrize(("lmtp", "greeting"), [(False, b"220 mx.test ESMTP\r\n"), (True, b"220 mx.test LMTP\r\n")])
+def test_xclient_is_answered_by_another_banner(lmtp: bool, greeting: bytes) -> None:
+    """As in Postfix; the session begins anew."""
+    engine = opened(replace(OFFER, hostname="mx.test", xclient=True), lmtp=lmtp)
+    engine.answer(engine.default_reply(owed(engine, b"XCLIENT ADDR=192.0.2.7\r\n")))
+    assert greeting == engine.bytes_to_send()
+
+
+def test_the_lines_of_a_greeting_are_those_of_its_answer() -> None:
+    """For a hook that adds its own."""
+    engine = opened()
+    said = engine.default_reply(owed(engine, b"EHLO x\r\n"))
+    assert said.lines == engine.greeting_lines()
+
+
+@pytest.mark.parametrize(
+    ("sent", "limits", "expected"),
+    [
+        pytest.param(b"BDAT x\r\n", Limits(), "501 5.5.4", id="no size: nothing to wait for"),
+        pytest.param(b"BDAT 6 LAST\r\n", Limits(errors=0), "421 4.7.0", id="the last word waits for no octets"),
+        pytest.param(b"BDAT 5000000\r\n" + b"x" * 5_000_000, Limits(), "421 4.7.0", id="far too much"),
+        pytest.param(b"BDAT 1\r\nx" * 2, Limits(small_chunks=1), "421 4.7.0", id="too many small ones"),
+    ],
+)
+def test_chunks_that_are_refused_at_once(sent: bytes, limits: Limits, expected: str) -> None:
+    """Where octets cannot be waited for, or nobody wants to."""
+    driver = Driver(pipelined(replace(OFFER, size_octets=1000)), limits=limits)
+    assert expected == codes(driver.feed(ENVELOPE + sent))[-1]
