@@ -70,9 +70,8 @@ def test_a_child_of_ours_counts() -> None:
     if not list(Path("/proc/self/task").glob("*/children")):
         pytest.skip("this kernel lists no children")
     before = resident_octets() or 0
-    with subprocess.Popen(
-        [sys.executable, "-c", "x = b'x' * (64 << 20); print(len(x), flush=True); input()"], stdin=-1, stdout=-1
-    ) as child:
+    program = "x = b'x' * (64 << 20); print(len(x), flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         child.stdout.readline()
         grown = (resident_octets() or 0) - before

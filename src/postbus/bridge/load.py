@@ -1,8 +1,9 @@
 """What this process has taken on: its memory and the disk under what it holds, looked at once a second; and whether that is too much.
 
-Memory is the resident set of the process and its parsers against a bound: as set, or a share of what the control group may have (Linux; elsewhere only what
-is set counts, and only where /proc tells). Once the bound is passed connections are refused until memory is a little below it again. An
-allocator does not give back everything by itself, so it is asked to while load is shed: else one peak could last for ever.
+Memory is the resident set of the process and its parsers against a bound: as set, or a share of what the control group may have (Linux;
+elsewhere only what is set counts, and only where /proc tells). Once the bound is passed connections are refused until memory is a little
+below it again. An allocator does not give back everything by itself, so it is asked to while load is shed: else one peak could last for
+ever.
 """
 
 from __future__ import annotations

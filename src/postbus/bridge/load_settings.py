@@ -17,7 +17,8 @@ class LoadSettings(BaseModel):
     memory_max_octets: int | None = Field(
         default=None,
         ge=MEMORY_LEAST_OCTETS,
-        description="Resident memory of the process and its parsers from which on connections get 421 4.3.2; null: `memory_max_share` of its limit.",
+        description="Resident memory of the process and its parsers from which on connections get 421 4.3.2; null: `memory_max_share` of "
+        "its limit.",
     )
     memory_max_share: float = Field(
         default=0.9,
