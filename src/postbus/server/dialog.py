@@ -61,7 +61,6 @@ class Dialog(Identification):
         "_call_limits",
         "_calls",
         "_greeted",
-        "_partial",
         "_pushed",
         "_raw",
         "_refusals",
@@ -89,7 +88,6 @@ class Dialog(Identification):
     _answered: bool
     _pushed: Reply | None
     _said: list[Reply] | None
-    _partial: str
 
     # --- the life of a session
 
@@ -526,6 +524,7 @@ class Dialog(Identification):
         given does not reach the transaction.
         """
         self._raw = False
+        self._partial = ""
         answer = super().late_answer(pending)
         if isinstance(pending.event, Helo | Mail | Rcpt):
             pending.settle(pending.event, answer)

@@ -67,7 +67,6 @@ class Identification(Content):
     _raw: bool
     _answered: bool
     _pushed: Reply | None
-    _partial: str
 
     if TYPE_CHECKING:  # what the floors above bring
 
