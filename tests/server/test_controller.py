@@ -251,7 +251,7 @@ def test_old_server_kwargs_are_taken_with_a_warning() -> None:
 
 
 @pytest.mark.parametrize("controller", [Controller, UnthreadedController], ids=["threaded", "unthreaded"])
-def test_a_context_that_turns_clients_away_is_warned_of(controller: type[Controller] | type[UnthreadedController]) -> None:
+def test_a_context_that_turns_clients_away_is_warned_of(controller: type[Controller | UnthreadedController]) -> None:
     """Once, at the start: most clients have no certificate, and a context made for clients asks for one."""
     loop = asyncio.new_event_loop()
     ours = controller(Box(), "127.0.0.1", 0, loop=loop, tls_context=ssl.create_default_context())

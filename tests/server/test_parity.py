@@ -38,7 +38,7 @@ def test_modules_have_the_names_of_theirs(module: str) -> None:
 
 def test_names_with_an_underscore_that_programs_import() -> None:
     """``_Missing`` is what annotations of ``_call_handler_hook`` and ``challenge_auth`` name."""
-    from postbus.server.smtp import MISSING, _Missing  # noqa: PLC0415 - what is tested
+    from postbus.server.smtp import MISSING, _Missing
 
     assert isinstance(MISSING, _Missing)
 

@@ -326,7 +326,7 @@ class Connection(Timed, asyncio.Protocol):
             self._say_farewell(*self._farewell)
 
     def _completed(self, answer: Answer) -> Answer:
-        """Return *answer* behind the lines pushed ahead of it, ``250-...``; those with another code can be no part of it (RFC 5321 s4.2.1)."""
+        """Return *answer* behind the lines pushed ahead of it, ``250-...``; but for those of another code (RFC 5321 s4.2.1)."""
         begun, self._partial = self._partial, ""
         first, *rest = answer if isinstance(answer, tuple) else (answer,)
         try:
