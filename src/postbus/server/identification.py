@@ -141,6 +141,11 @@ class Identification(Content):
         response = await waiting
         return MISSING if response.refusal is not None else response.octets
 
+    async def _auth_interact(self, server_message: str) -> _Missing | bytes:
+        """As ``challenge_auth``, of a line in base64 with its ``334``; the old form."""
+        warnings.warn("Use challenge_auth() instead of _auth_interact()", DeprecationWarning, stacklevel=2)
+        return await self.challenge_auth(server_message.removeprefix("334 "), encode_to_b64=False)
+
     def _on_auth_response(self, event: AuthResponse) -> Outcome:
         """Hand an answer to the method that waits for it."""
         waiting, self._response_event = self._response_event, None
