@@ -275,7 +275,7 @@ def test_words_for_what_breaks(error: Exception, expected: str) -> None:
     ("error", "expected"),
     [
         pytest.param("SMTPUTF8 not supported by server", "use addresses of ASCII alone", id="SMTPUTF8"),
-        pytest.param("STARTTLS extension not supported by server.", "leave --starttls away, or give the server a certificate", id="STARTTLS"),
+        pytest.param("STARTTLS extension not supported", "leave --starttls away, or give the server a certificate", id="STARTTLS"),
     ],
 )
 def test_what_a_server_cannot_do_is_left_away(error: str, expected: str) -> None:

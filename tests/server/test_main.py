@@ -246,8 +246,13 @@ def test_a_handler_is_looked_for_where_one_works(tmp_path: Path) -> None:
 def test_the_machines_name_is_asked_before_root_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has become nobody may not read what asking needs: an installation in root's own folder."""
     order: list[str] = []
+
+    def become(parser: Any) -> None:
+        order.append("nobody")
+        parser.exit(3)
+
     monkeypatch.setattr(command, "machine_name", lambda: order.append("name"))
-    monkeypatch.setattr(command, "_become_nobody", lambda parser: order.append("nobody") or parser.exit(3))
+    monkeypatch.setattr(command, "_become_nobody", become)
     with pytest.raises(SystemExit, match="3"):
         command.main(["-c", "Sink", "-l", "127.0.0.1:0"])
     assert ["name", "nobody"] == order
