@@ -580,6 +580,7 @@ class Connection(Timed, asyncio.Protocol):
             return
         self.transport = secure
         self._paused = 0
+        self.pause_until = None  # the answer that was to be slow is sent; what comes now is another session's
         self.waiting_at = self.roster.sweep.now
         try:
             outcome = self.secured(secure)

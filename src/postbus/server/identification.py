@@ -239,7 +239,7 @@ class Identification(Content):
         self.loop.call_later(delay_s, _let_go, held)
         return Pending(held, lambda _event, _result: reply, event, "auth delay", self.envelope)
 
-    def late_answer(self, pending: Pending) -> Answer:
+    def late_answer(self, pending: Pending) -> Reply:
         """454 for an authenticator that takes too long; its result counts no more."""
         answer = super().late_answer(pending)
         return replies.AUTH_FAULT if isinstance(pending.event, Auth) else answer
