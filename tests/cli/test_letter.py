@@ -271,6 +271,18 @@ def test_words_for_what_breaks(error: Exception, expected: str) -> None:
     assert expected == trouble(error, Destination("h", 1))[0]
 
 
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        pytest.param("SMTPUTF8 not supported by server", "use addresses of ASCII alone", id="SMTPUTF8"),
+        pytest.param("STARTTLS extension not supported", "leave --starttls away, or give the server a certificate", id="STARTTLS"),
+    ],
+)
+def test_what_a_server_cannot_do_is_left_away(error: str, expected: str) -> None:
+    """That, and not something else."""
+    assert expected == trouble(smtplib.SMTPNotSupportedError(error), Destination("h", 1))[1]
+
+
 def test_a_destination_reads_as_an_address() -> None:
     """As it would be typed."""
     assert ("h:25", "[::1]:25", "/run/x") == tuple(map(str, (Destination("h", 25), Destination("::1", 25), Destination("h", 1, "/run/x"))))

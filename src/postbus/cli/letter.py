@@ -182,7 +182,7 @@ _TROUBLES: Mapping[type[Exception], tuple[str, str]] = {
         "use its name with --host, or --insecure for a test",
     ),
     ssl.SSLError: ("TLS with {where} failed: {detail}", "does it speak TLS from the first octet (--tls), or after STARTTLS (--starttls)?"),
-    smtplib.SMTPNotSupportedError: ("{where} cannot do that: {detail}", "leave --starttls away, or use addresses of ASCII alone"),
+    smtplib.SMTPNotSupportedError: ("{where} cannot do that: {detail}", "leave --starttls away, or give the server a certificate"),
     smtplib.SMTPResponseException: ("{where} answered {detail}", _LOG),
     smtplib.SMTPServerDisconnected: ("{where} hung up", "its log says why; does it want --tls?"),
     ConnectionError: ("{where} hung up: {detail}", "its log says why; does it want --tls?"),
@@ -194,6 +194,8 @@ _TROUBLES: Mapping[type[Exception], tuple[str, str]] = {
 def trouble(error: Exception, destination: Destination) -> tuple[str, str]:
     """Return what broke a conversation, and what would help."""
     what, remedy = next(_TROUBLES[kind] for kind in type(error).__mro__ if kind in _TROUBLES)
+    if isinstance(error, smtplib.SMTPNotSupportedError) and "SMTPUTF8" in str(error):
+        remedy = "use addresses of ASCII alone"
     words = {"where": str(destination), "host": destination.host, "timeout_s": destination.timeout_s, "detail": _detail(error)}
     return what.format_map(words), remedy
 

@@ -62,7 +62,6 @@ class Dialog(Identification):
         "_call_limits",
         "_calls",
         "_greeted",
-        "_partial",
         "_pushed",
         "_raw",
         "_refusals",
@@ -90,7 +89,6 @@ class Dialog(Identification):
     _answered: bool
     _pushed: Reply | None
     _said: list[Reply] | None
-    _partial: str
 
     # --- the life of a session
 
@@ -549,6 +547,7 @@ class Dialog(Identification):
         given does not reach the transaction.
         """
         self._raw = False
+        self._partial = ""
         answer = super().late_answer(pending)
         if isinstance(pending.event, Helo | Mail | Rcpt):
             pending.settle(pending.event, answer)
