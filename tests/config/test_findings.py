@@ -437,6 +437,62 @@ BAD_FILES = [
         id="a PROXY header from nobody",
     ),
     pytest.param(
+        ROUTES + "listeners: {mx: {proxy: {header: true, trusted: [unix]}}}\n",
+        "file:3: listeners.mx.proxy.trusted: nobody may connect: unix is whoever connects over a Unix socket, and this is a port; "
+        "name the networks of the load balancer, as in [10.0.0.0/8]",
+        id="a Unix socket's proxy on a port",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {address: 'unix:/tmp/x.sock', proxy: {header: true, trusted: [10.0.0.0/8]}}}\n",
+        "file:3: listeners.mx.proxy.trusted: nobody may connect: whoever connects over a Unix socket has no address; name unix",
+        id="a port's proxy on a Unix socket",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {clients: {message_rate_max: true}}}\n",
+        "file:3: listeners.mx.clients.message_rate_max: true is not a whole number; write a number",
+        id="a switch for a number",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {content: {chunking: false, binarymime: true}}}\n",
+        "file:3: listeners.mx.content.binarymime: BINARYMIME is nothing without CHUNKING, which is off; set content.chunking to true, or "
+        "remove this (warning)",
+        id="binary content without chunks",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {stray: allow, content: {stray_allowed_from: [10.0.0.0/8]}}}\n",
+        "file:3: listeners.mx.content.stray_allowed_from: stray is allow for everybody; set stray to reject, or remove this (warning)",
+        id="an exception from nothing",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {strict_pipelining: false, clients: {pipelining_exempt: [10.0.0.0/8]}}}\n",
+        "file:3: listeners.mx.clients.pipelining_exempt: strict_pipelining is off for everybody; set strict_pipelining to true, or remove "
+        "this (warning)",
+        id="spared from what nobody is asked",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {strict_pipelining: false, timeouts: {greet_delay_s: 5}}}\n",
+        "file:3: listeners.mx.timeouts.greet_delay_s: banners wait for nothing: strict_pipelining is off, so who talks before one may; "
+        "set strict_pipelining to true, or remove this (warning)",
+        id="a delay for nothing",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {auth: {mechanisms: [PLAIN]}}}\n",
+        "file:3: listeners.mx.auth.mechanisms: PLAIN and LOGIN are not offered: there is no user file; name one in auth.users; make it: "
+        "postbus passwd FILE NAME (warning)",
+        id="mechanisms without users",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {auth: {allow_plaintext: true}}}\n",
+        "file:3: listeners.mx.auth.allow_plaintext: AUTH is not offered: there is no user file; name one in auth.users, or remove this "
+        "(warning)",
+        id="no AUTH in plain text either",
+    ),
+    pytest.param(
+        "received: true\nroutes: [{name: all, match: '*', sinks: [stdout], mode: raw}]\n",
+        "file:1: received: no event lists headers: every route has mode raw; remove it, or set a route's mode to parsed or both (warning)",
+        id="a header for nobody",
+    ),
+    pytest.param(
         ROUTES + "listeners: {mx: {proxy: {header: true, trusted: [10.0.0.1/8]}}}\n",
         "file:3: listeners.mx.proxy.trusted[0]: '10.0.0.1/8' has address bits behind its length; write 10.0.0.0/8, or 10.0.0.1 for that "
         "one address",
