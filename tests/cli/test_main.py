@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from postbus import __version__
 from postbus.cli.main import CLI, EXAMPLES, LETTERS
+from postbus.testing import Smtpd
 
 RUNNER = CliRunner()
 COMMANDS = ["run", "check", "smtpd", "schema", "passwd", "send", "status", "healthcheck", "reload", "selftest"]
@@ -133,6 +134,17 @@ def test_a_mail_that_cannot_be_sent(arguments: list[str], code: int, said: str) 
     assert code == result.exit_code
     assert result.stderr.startswith(f"postbus: {said}"), result.stderr
     assert "" == result.stdout
+
+
+def test_a_mail_of_somebody_who_logs_in() -> None:
+    """The password is a line of standard input; without --user the answer says what is wanted."""
+    with Smtpd(users={"tim": "secret"}) as smtpd:
+        port = str(smtpd.port)
+        refused = ran("send", "you@example.org", "--port", port)
+        assert (1, True) == (refused.exit_code, "--user NAME to log in" in refused.stdout)
+        arguments = ["send", "you@example.org", "--port", port, "--user", "tim", "--http", f"http://127.0.0.1:{nobody()}", "--wait", "0"]
+        assert 0 == RUNNER.invoke(CLI, arguments, input="secret\n").exit_code
+        assert ["tim"] == [mail.login for mail in smtpd.messages]
 
 
 def test_nobody_listens() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from postbus import telemetry
 from postbus.server import main as command
 from postbus.server.handlers import Debugging, Sink
 from tests.server.wire import authority, client_context
@@ -253,6 +254,7 @@ def test_the_machines_name_is_asked_before_root_is_given_up(monkeypatch: pytest.
 
     monkeypatch.setattr(command, "machine_name", lambda: order.append("name"))
     monkeypatch.setattr(command, "_become_nobody", become)
+    monkeypatch.setattr(telemetry, "configure", lambda **_: None)  # the process's log stays where it was
     with pytest.raises(SystemExit, match="3"):
         command.main(["-c", "Sink", "-l", "127.0.0.1:0"])
     assert ["name", "nobody"] == order
