@@ -672,3 +672,12 @@ def test_the_chunk_of_a_raw_bdat_is_never_read_as_commands(argument: str, answer
             engine.answer(answer if isinstance(event, Command) else replies.OK)
     assert codes(engine.bytes_to_send()) == expected
     assert not engine.authenticated
+
+
+@pytest.mark.parametrize(("failed", "last", "ended"), [(True, True, True), (True, False, False), (False, True, False)])
+def test_the_last_chunk_of_a_failed_message_says_that_it_ends_it(failed: bool, last: bool, ended: bool) -> None:
+    """So that a shell forgets what came between the chunks; a chunk that is merely out of turn ends nothing."""
+    driver = Driver(replace(pipelined(OFFER), size_octets=1))
+    driver.feed(b"EHLO x\r\nMAIL FROM:<a@b>\r\n" + b"RCPT TO:<c@d>\r\nBDAT 2\r\nxx" * failed)
+    driver.feed(b"BDAT 1 LAST\r\nx" if last else b"BDAT 1\r\nx")
+    assert driver.events[-1] == Refused("BDAT", replies.CHUNK_FAILED if failed else replies.SEND_RCPT, ended)

@@ -484,8 +484,9 @@ class Dialog(Identification):
         if event.reply is replies.TOO_MANY_MAILS:
             self.reason = "limit"
         self._tell_refused(event.reply)
-        if not event.reply.close:
-            self._give(None)  # the last chunk of a failed message ends its transaction, and a farewell may wait for that
+        if event.ended:
+            self._set_post_data_state()  # hooks between the chunks may have left something
+            self._give(None)  # a farewell may have waited for this
         return None
 
     # --- raw verbs

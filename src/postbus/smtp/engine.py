@@ -341,9 +341,10 @@ class Engine(Conversation):
         if reply.code >= 500:
             self._error()
         self._out += reply.wire * (self.accepted_recipients if self._lmtp and body.last and self.in_transaction else 1)
-        if body.last:
+        ends = body.last and self._state is State.FAILED
+        if ends:
             self._move(".", 5)
-        return Refused("BDAT", reply)
+        return Refused("BDAT", reply, ends)
 
     # --- replies
 
