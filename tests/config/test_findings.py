@@ -712,3 +712,10 @@ def test_a_finding_is_one_line_whatever_it_repeats(tmp_path: Path) -> None:
     """Control characters and line breaks in a value cannot forge a line, or speak to the terminal."""
     found = findings(ROUTES + 'acceptance: "a\\nerror: forged \\e[31m"\n', tmp_path)
     assert ['file:3: acceptance: "a\\nerror: forged \\x1b[31m" is not known here; use spool or hold'] == found
+
+
+def test_a_user_file_without_users_where_all_must_log_in_is_warned_of(tmp_path: Path) -> None:
+    """Not an error: a reload that takes the last user away has to take effect."""
+    text = ROUTES + "listeners: {mx: {auth: {users: /dev/null, allow_plaintext: true, required: true}}}\n"
+    expected = "file:3: listeners.mx.auth.users: /dev/null holds no user, so nobody can log in, and all mail is refused; "
+    assert expected + "add one: postbus passwd /dev/null NAME (warning)" in findings(text, tmp_path)

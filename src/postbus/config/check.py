@@ -266,7 +266,8 @@ def _weak_auth(settings: Settings) -> Iterator[Trouble]:
         elif offered and listener.tls.mode == "none":
             yield (*place, "users"), "AUTH is never offered: it is for TLS only, and the listener has none", "give it a certificate (tls)"
         if auth.users is not None and not users.read(auth.users):
-            yield (*place, "users"), f"{auth.users} holds no user", f"add one: postbus passwd {auth.users} NAME"
+            rest = ", so nobody can log in, and all mail is refused" if auth.required else ""
+            yield (*place, "users"), f"{auth.users} holds no user{rest}", f"add one: postbus passwd {auth.users} NAME"
 
 
 def _proxies(settings: Settings) -> Iterator[Trouble]:
