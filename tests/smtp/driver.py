@@ -212,3 +212,32 @@ ARRIVALS: Mapping[str, Callable[[bytes], Iterator[list[bytes]]]] = {"whole": who
 def pipelined(offer: Offer) -> Offer:
     """Return *offer* without strict pipelining: to wait for no answer is to pipeline everything."""
     return replace(offer, strict_pipelining=False)
+
+
+def opened(offer: Offer = OFFER, *, lmtp: bool = False, limits: Limits | None = None, raw_verbs: frozenset[str] = frozenset()) -> Engine:
+    """Return an engine whose banner is sent."""
+    engine = Engine(offer, lmtp=lmtp, limits=limits, raw_verbs=raw_verbs)
+    engine.open(BANNER)
+    engine.bytes_to_send()
+    return engine
+
+
+def owed(engine: Engine, data: bytes) -> Owed:
+    """Feed *data* and return the event it makes, which must be owed an answer."""
+    engine.receive(data)
+    event = engine.next_event()
+    assert not isinstance(event, Signal | Chunk | Refused)
+    return event
+
+
+def transact(engine: Engine, *recipients: str) -> None:
+    """Bring *engine* into content, with *recipients* accepted."""
+    lines = [
+        b"LHLO x" if engine._lmtp else b"EHLO x",
+        b"MAIL FROM:<a@b>",
+        *(f"RCPT TO:<{address}>".encode() for address in recipients),
+        b"DATA",
+    ]
+    for line in lines:
+        engine.answer(engine.default_reply(owed(engine, line + b"\r\n")))
+    engine.bytes_to_send()

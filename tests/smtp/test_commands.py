@@ -8,7 +8,7 @@ import pytest
 
 from postbus.smtp import Bdat, DataStart, Expn, Helo, Help, Mail, Noop, Offer, Quit, Rcpt, Reply, Rset, StartTls, Vrfy, replies
 from postbus.smtp.commands import FORBIDDEN, SYNTAX, VERBS, greeting_lines, help_reply, limits_line
-from postbus.smtp.events import Owed
+from postbus.smtp.events import Owed, Xclient, Xforward
 from postbus.smtp.parameters import MAIL as MAIL_PARAMETERS
 from postbus.smtp.parameters import RCPT as RCPT_PARAMETERS
 from postbus.smtp.terms import Limits
@@ -40,6 +40,7 @@ UNCHUNKED = Session(Offer("mx.test", chunking=False))
 NO_BINARY = Session(Offer("mx.test", binarymime=False))
 UNLIMITED = Session(Offer("mx.test", size_octets=None))
 MORE = Session(Offer("mx.test", keywords=("FUTURERELEASE 100 x", "XFOO bar")))
+TRUSTED = Session(Offer("mx.test", xclient=True, xforward=True))
 RECORDING = Session(Offer("mx.test", unregistered="record"))
 
 
@@ -53,6 +54,12 @@ RECORDING = Session(Offer("mx.test", unregistered="record"))
         ("EHLO", "a b", PLAIN, replies.BAD_HOSTNAME),
         ("EHLO", "ü", PLAIN, replies.BAD_HOSTNAME),
         ("EHLO", "x" * 256, PLAIN, replies.BAD_HOSTNAME),
+        ("XCLIENT", "ADDR=192.0.2.1", TRUSTED, Xclient({"ADDR": "192.0.2.1"})),
+        ("XCLIENT", "ADDR=mx", TRUSTED, SYNTAX["XCLIENT"]),
+        ("XCLIENT", "ADDR=192.0.2.1", PLAIN, replies.NOT_TRUSTED),
+        ("XFORWARD", "NAME=mx.test", TRUSTED, Xforward({"NAME": "mx.test"})),
+        ("XFORWARD", None, TRUSTED, SYNTAX["XFORWARD"]),
+        ("XFORWARD", "NAME=mx.test", PLAIN, replies.NOT_TRUSTED),
         ("MAIL", "FROM:<a@b>", PLAIN, Mail("a@b", {}, {})),
         ("MAIL", "from: <>", PLAIN, Mail("", {}, {})),
         ("MAIL", "FROM:<a@b> size=1000 BODY=8bitmime", PLAIN, Mail("a@b", {"SIZE": "1000", "BODY": "8bitmime"}, {})),

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from postbus.smtp import Limits, Reply, replies
 from postbus.smtp.content import CountBody, DotBody, SkippedChunk
+from postbus.smtp.events import Chunk, Signal
+from postbus.smtp.framing import Lines
 from tests.smtp.driver import ARRIVALS, OFFER
 
 
@@ -93,7 +95,6 @@ def test_refusals(sent: bytes, refusal: Reply | None, arrival: str) -> None:
         _, rest, body = read(segments, stray="reject", size=100, limits=Limits(text_line_flag_octets=30, text_line_octets=50))
         assert rest == b""
         assert refusal == body.refusal
-        assert body.hopeless == (refusal is not None)
         assert not body.overrun
 
 
@@ -176,7 +177,7 @@ def read_chunks(
         body.begin(len(chunk), replies.CHUNK_OK, last=number == len(chunks) - 1)
         for at in range(0, max(len(chunk), 1), step):
             piece = body.feed(chunk[at : at + step])
-            content += b"" if body.hopeless else piece
+            content += piece if body.refusal is None else b""
         assert body.left_octets == 0
         if body.refusal is not None:
             break
@@ -191,7 +192,7 @@ def test_chunks_are_content_however_they_part(chunks: list[bytes], step: int) ->
     """Any octets in chunks and segments of any size are the content, to the octet, with the defects that DATA would find."""
     sent = b"".join(chunks)
     content, body = read_chunks(chunks, step=step)
-    assert (sent, len(sent), False, None) == (content, body.size_octets, body.hopeless, body.refusal)
+    assert (sent, len(sent), None) == (content, body.size_octets, body.refusal)
     stuffed = (b"\r\n" + sent).replace(b"\r\n.", b"\r\n..")[2:]
     ending = b".\r\n" if sent.endswith(b"\r\n") or not sent else b"\r\n.\r\n"
     same, rest, dotted = read([stuffed + ending])
@@ -227,14 +228,52 @@ def test_small_chunks_are_counted() -> None:
 def test_a_skipped_chunk_leaves_nothing() -> None:
     """Its octets are counted, and beyond four times the limit, or a mebibyte over it, nobody reads on."""
     chunk = SkippedChunk(replace(OFFER, size_octets=10), Limits(), 2_000_000, replies.SEND_MAIL, last=True)
-    assert (chunk.hopeless, chunk.last, chunk.overrun) == (True, True, False)
-    assert chunk.feed(b"x" * 1_048_586) == b""
+    assert (chunk.last, chunk.overrun) == (True, False)
+    assert chunk.read(received(b"x" * 1_048_586)) is Signal.NEED_DATA
     assert (chunk.left_octets, chunk.overrun) == (951_414, False)
-    chunk.feed(b"x")
+    assert chunk.read(received(b"x")) is None
     assert chunk.overrun
     endless = SkippedChunk(replace(OFFER, size_octets=None), Limits(), 10**18, replies.SEND_MAIL, last=False)
-    endless.feed(b"x" * 1_000_000)
+    assert endless.read(received(b"x" * 1_000_000)) is Signal.NEED_DATA
     assert not endless.overrun
+    short = SkippedChunk(OFFER, Limits(), 4, replies.SEND_MAIL, last=False)
+    lines = received(b"textQUIT\r\n")
+    assert short.read(lines) is None
+    assert lines.take() == b"QUIT"
+
+
+def received(octets: bytes) -> Lines:
+    """Return *octets* as the peer's, not yet understood."""
+    lines = Lines(Limits().endless_octets)
+    lines.add(octets)
+    return lines
+
+
+def test_a_body_is_read_piece_by_piece_to_its_end() -> None:
+    """A reader is told the pieces, when to wait and when it is over; what stands behind the end stays where it is."""
+    lines = received(b"one\r\n.\r\nQUIT\r\n")
+    body = DotBody(OFFER, Limits())
+    assert [Chunk(b"one\r\n"), None] == [body.read(lines), body.read(lines)]
+    assert lines.take() == b"QUIT"
+    chunk = CountBody(OFFER, Limits())
+    chunk.begin(6, replies.CHUNK_OK, last=False)
+    assert [Chunk(b"one"), Signal.NEED_DATA] == [chunk.read(received(b"one")), chunk.read(received(b""))]
+    assert [Chunk(b"two"), None] == [chunk.read(received(b"twoQUIT")), chunk.read(received(b"QUIT"))]
+
+
+def test_nothing_is_given_of_what_will_be_refused() -> None:
+    """The rest of a bad message is read and dropped, and beyond all bounds not even read."""
+    body = DotBody(OFFER, Limits())
+    assert body.read(received(b"bare\nline")) is Signal.NEED_DATA
+    assert body.read(received(b"more\r\n.\r\n")) is None
+    small = replace(OFFER, size_octets=10)
+    endless = DotBody(small, Limits())
+    assert endless.read(received(b"x" * 1_048_590)) is None
+    assert endless.overrun
+    chunk = CountBody(small, Limits())
+    chunk.begin(2_000_000, replies.CHUNK_OK, last=False)
+    assert [Signal.NEED_DATA, None] == [chunk.read(received(b"x")), chunk.read(received(b"x" * 1_048_590))]
+    assert chunk.overrun
 
 
 def test_a_long_chunk_takes_constant_memory() -> None:

@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postbus.smtp import (
+    Auth,
+    AuthResponse,
     Bdat,
     Chunk,
     Command,
@@ -32,41 +34,12 @@ from postbus.smtp import (
     State,
     replies,
 )
-from postbus.smtp.events import Owed
+from postbus.smtp.events import Rset
 from postbus.smtp.framing import DISCARD_AFTER_OCTETS
-from tests.smtp.driver import BANNER, OFFER, Driver, Policy, codes, normal, pipelined
+from tests.smtp.driver import BANNER, OFFER, Driver, Policy, codes, normal, opened, owed, pipelined, transact
 
 NO = Reply(550, "No", "5.7.1")
 LATER = Reply(450, "Later", "4.7.1")
-
-
-def opened(offer: Offer = OFFER, *, lmtp: bool = False, limits: Limits | None = None, raw_verbs: frozenset[str] = frozenset()) -> Engine:
-    """Return an engine whose banner is sent."""
-    engine = Engine(offer, lmtp=lmtp, limits=limits, raw_verbs=raw_verbs)
-    engine.open(BANNER)
-    engine.bytes_to_send()
-    return engine
-
-
-def owed(engine: Engine, data: bytes) -> Owed:
-    """Feed *data* and return the event it makes, which must be owed an answer."""
-    engine.receive(data)
-    event = engine.next_event()
-    assert not isinstance(event, Signal | Chunk | Refused)
-    return event
-
-
-def transact(engine: Engine, *recipients: str) -> None:
-    """Bring *engine* into content, with *recipients* accepted."""
-    lines = [
-        b"LHLO x" if engine._lmtp else b"EHLO x",
-        b"MAIL FROM:<a@b>",
-        *(f"RCPT TO:<{address}>".encode() for address in recipients),
-        b"DATA",
-    ]
-    for line in lines:
-        engine.answer(engine.default_reply(owed(engine, line + b"\r\n")))
-    engine.bytes_to_send()
 
 
 # --- the shell's side
@@ -167,29 +140,6 @@ def test_a_backlog_is_bounded() -> None:
     engine.receive(b"x")
     assert engine.next_event() is Signal.CLOSED
     assert codes(engine.bytes_to_send()) == ["421 4.7.0"]
-
-
-def test_push_and_close() -> None:
-    """A pushed reply answers nothing; one that closes, closes."""
-    engine = opened()
-    owed(engine, b"NOOP\r\n")
-    engine.push(Reply(250, "one"))
-    assert engine.next_event() is Signal.PAUSED
-    engine.push(Reply(421, "enough"))
-    assert engine.next_event() is Signal.CLOSED
-    assert engine.bytes_to_send() == b"250 one\r\n421 enough\r\n"
-    engine.push(Reply(250, "nobody is there"))
-    assert engine.bytes_to_send() == b""
-
-
-def test_owing() -> None:
-    """An answer is owed from the event to its answer."""
-    engine = opened()
-    seen = [engine.owing]
-    event = owed(engine, b"NOOP\r\n")
-    seen.append(engine.owing)
-    engine.answer(engine.default_reply(event))
-    assert [False, True, False] == [*seen, engine.owing]
 
 
 def test_a_raw_recipient_out_of_turn_is_none() -> None:
@@ -338,6 +288,57 @@ def test_tls_from_the_start() -> None:
     assert isinstance(owed(engine, b"HELO x\r\n"), Helo)
 
 
+# --- AUTH
+
+
+def identifying(limits: Limits | None = None) -> Engine:
+    """Return an engine that has sent a challenge."""
+    engine = opened(replace(TLS_OFFER, require_auth=True), limits=limits)
+    engine.answer(engine.default_reply(owed(engine, b"EHLO x\r\n")))
+    owed(engine, b"AUTH PLAIN\r\n")
+    engine.answer(Reply(334, ""))
+    engine.bytes_to_send()
+    return engine
+
+
+def test_only_who_is_known_may_send() -> None:
+    """The answer to a challenge is no command, and what needs AUTH waits for its success."""
+    engine = identifying()
+    assert owed(engine, b"MDAw\r\n") == AuthResponse(b"000")
+    engine.answer(LATER)
+    engine.receive(b"MAIL FROM:<a@b>\r\n")
+    assert engine.next_event() == Refused("MAIL", replies.AUTH_FIRST)
+    assert owed(engine, b"AUTH PLAIN =\r\n") == Auth("PLAIN", b"")
+    engine.answer(replies.OK)
+    assert engine.authenticated
+    assert isinstance(owed(engine, b"MAIL FROM:<a@b>\r\n"), Mail)
+
+
+@pytest.mark.parametrize(
+    ("sent", "limits", "expected"),
+    [
+        pytest.param(b"*\r\n", Limits(), replies.AUTH_CANCELLED, id="cancelled"),
+        pytest.param(b"NOOP\r\n=\r\n", Limits(), replies.EARLY_TALK, id="something behind it"),
+        pytest.param(b"=\r\n", Limits(errors=0), replies.TOO_MANY_ERRORS, id="one error too many before it"),
+    ],
+)
+def test_an_exchange_may_end_by_itself(sent: bytes, limits: Limits, expected: Reply) -> None:
+    """The engine answers what is no response, and the exchange is over."""
+    engine = identifying()
+    engine.grant(limits)
+    engine.receive(sent)
+    assert AuthResponse(b"", expected) == engine.next_event()
+    assert engine.state in (State.GREETED, State.CLOSED)
+
+
+def test_the_last_failure_hangs_up() -> None:
+    """Guessing has a bound of its own, whatever the shell answers."""
+    engine = identifying(Limits(auth_failures=1))
+    owed(engine, b"=\r\n")
+    engine.answer(replies.AUTH_FAILED)
+    assert engine.last_word == replies.TOO_MANY_FAILURES
+
+
 # --- raw verbs
 
 
@@ -398,32 +399,6 @@ def test_raw_verbs_are_judged_too() -> None:
 # --- budgets
 
 
-def test_answers_count_as_errors_only_when_permanent() -> None:
-    """A 4xx is our trouble, not the peer's; a 5xx counts, and an accepted message clears the slate."""
-    driver = Driver(policy=Policy(answers={"MAIL": LATER}))
-    driver.feed(b"EHLO x\r\n")
-    driver.feed(b"MAIL FROM:<a@b>\r\n" * 50)
-    assert driver.engine.errors == 0
-    driver.policy = Policy(answers={"RCPT": NO})
-    driver.feed(b"MAIL FROM:<a@b>\r\n" + b"RCPT TO:<c@d>\r\n" * 5)
-    assert driver.engine.errors == 5
-    driver.policy = Policy()
-    driver.feed(b"RCPT TO:<c@d>\r\nDATA\r\n")
-    driver.feed(b".\r\n")
-    assert driver.engine.errors == 0
-
-
-def test_lmtp_forgives_when_one_recipient_got_it() -> None:
-    """One delivered recipient is a delivered message."""
-    driver = Driver(lmtp=True, policy=Policy(answers={".": [replies.OK, LATER]}))
-    driver.feed(b"XYZZY\r\n")
-    driver.feed(b"LHLO x\r\n")
-    driver.feed(b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nRCPT TO:<e@f>\r\nDATA\r\n")
-    assert driver.engine.errors == 1
-    driver.feed(b".\r\n")
-    assert driver.engine.errors == 0
-
-
 def test_an_endless_command_takes_constant_memory() -> None:
     """Octets without a line end are dropped long before the hang-up."""
     engine = opened(limits=Limits(endless_octets=10_000_000))
@@ -434,63 +409,6 @@ def test_an_endless_command_takes_constant_memory() -> None:
     engine.receive(b"\r\nNOOP\r\n")
     assert engine.next_event() == Refused("", replies.LINE_TOO_LONG)
     assert engine.next_event() == Noop()
-
-
-def test_a_log_never_sees_a_long_verb() -> None:
-    """An unknown verb is cut."""
-    engine = opened()
-    engine.receive(b"x" * 400 + b"\r\n")
-    assert engine.next_event() == Refused("X" * 16, replies.UNKNOWN)
-
-
-def test_a_long_recipient_is_too_long_however_it_arrives() -> None:
-    """What is discarded has no verb, so an overlong RCPT names nobody."""
-    for size in (1, 5000):
-        driver = Driver()
-        driver.feed(b"EHLO x\r\n")
-        driver.feed(b"MAIL FROM:<a@b>\r\n")
-        sent = b"RCPT TO:<" + b"z" * 4200 + b">\r\nDATA\r\n"
-        for at in range(0, len(sent), size):
-            driver.feed(sent[at : at + size])
-        assert driver.sent.endswith(replies.LINE_TOO_LONG.wire + replies.SEND_RCPT.wire)
-
-
-@pytest.mark.parametrize("line", ["\u017ftarttls", "ma\u0131l FROM:<a@b>", "\u00fc"])
-def test_a_verb_is_ascii(line: str) -> None:
-    """Letters whose upper case is an ASCII letter make no verb."""
-    engine = opened(replace(OFFER, starttls=True))
-    engine.answer(engine.default_reply(owed(engine, b"EHLO x\r\n")))
-    engine.receive(line.encode() + b"\r\n")
-    assert engine.next_event() == Refused("", replies.UNKNOWN)
-
-
-def test_a_malformed_recipient_was_named() -> None:
-    """A RCPT with control characters counts as a refused recipient."""
-    driver = Driver()
-    driver.feed(b"EHLO x\r\n")
-    driver.feed(b"MAIL FROM:<a@b>\r\nRCPT TO:<\0@d>\r\nDATA\r\n")
-    assert driver.engine.state is State.REFUSED
-    assert driver.sent.endswith(replies.BAD_RECIPIENT.wire + replies.NO_RECIPIENTS.wire)
-
-
-@pytest.mark.parametrize(
-    ("data", "refused"),
-    [
-        pytest.param(b"\x16\x03", Refused("", replies.NOT_TLS), id="a handshake, unfinished"),
-        pytest.param(b"\x16\x03" + b"x" * 5000, Refused("", replies.NOT_TLS), id="a handshake, long and unfinished"),
-        pytest.param(b"\x16\x03\r\n", Refused("", replies.NOT_TLS), id="a handshake with a line end"),
-        pytest.param(b"x" * 101, Refused("", replies.ENDLESS_LINE), id="endless"),
-        pytest.param(b"x" * 99 + b"\r\n", Refused("", replies.ENDLESS_LINE), id="endless, and then it ends"),
-        pytest.param(b"PUT /\r\n", Refused("PUT", replies.NOT_HTTP), id="HTTP"),
-    ],
-)
-def test_hang_ups(data: bytes, refused: Refused) -> None:
-    """The worst faults end the session at once, and say why."""
-    engine = opened(limits=Limits(command_octets=50, endless_octets=100))
-    engine.receive(data)
-    assert refused == engine.next_event()
-    assert engine.next_event() is Signal.CLOSED
-    assert refused.reply.wire == engine.bytes_to_send()
 
 
 def test_early_talk() -> None:
@@ -509,23 +427,6 @@ def test_a_message_far_over_the_limit() -> None:
     engine.receive(b"x" * 1_100_000)
     assert engine.next_event() == Refused("", replies.ENDLESS_MESSAGE)
     assert engine.next_event() is Signal.CLOSED
-
-
-def test_surplus_recipients() -> None:
-    """Recipients past the limit get 452; only very many of them are errors, since a sender may have pipelined them."""
-    driver = Driver(limits=Limits(recipients=1, recipients_overshoot=2))
-    driver.feed(b"EHLO x\r\n")
-    driver.feed(b"MAIL FROM:<a@b>\r\n" + b"RCPT TO:<c@d>\r\n" * 3)
-    assert (driver.engine.accepted_recipients, driver.engine.errors) == (1, 0)
-    driver.feed(b"RCPT TO:<c@d>\r\n" * 2)
-    assert (driver.engine.accepted_recipients, driver.engine.errors) == (1, 2)
-
-
-def test_extensions_lengthen_commands() -> None:
-    """A MAIL of more than 512 octets is taken for its parameters' sake (RFC 5321 s4.5.3.1.4)."""
-    engine = opened()
-    engine.answer(engine.default_reply(owed(engine, b"EHLO x\r\n")))
-    assert isinstance(owed(engine, b"MAIL FROM:<a@b> AUTH=" + b"x" * 500 + b"\r\n"), Mail)
 
 
 # --- any bytes
@@ -611,56 +512,6 @@ def test_data_is_refused_by_a_hook() -> None:
     engine.answer(LATER)
     assert engine.state is State.RECIPIENTS
     assert not engine.in_content
-
-
-@pytest.mark.parametrize("refused", ["MAIL FROM:<a@b>", "MAIL FROM:<a", "MAIL FROM:<a@b> X-FOO"])
-def test_mailmax_counts_every_mail_command(refused: str) -> None:
-    """What LIMITS says is what is enforced: the MAIL after MAILMAX of them, well-formed or not, ends the session (RFC 9422 s4.1)."""
-    driver = Driver(replace(OFFER, limits=True), limits=Limits(mails=2))
-    assert b"250-LIMITS MAILMAX=2 RCPTMAX=1000\r\n" in driver.feed(b"EHLO x\r\n")
-    assert ["250 2.1.0", "250 2.0.0"] == codes(driver.feed(b"MAIL FROM:<a@b>\r\nRSET\r\n"))
-    driver.feed(refused.encode() + b"\r\nRSET\r\n")
-    assert ["421 4.7.0"] == codes(driver.feed(b"MAIL FROM:<a@b>\r\n"))
-    assert driver.closed
-
-
-def test_rcptdomainmax_counts_the_domains_of_a_session() -> None:
-    """One domain too many is 452, in any transaction; those known stay welcome, whatever their case (RFC 9422 s4.3)."""
-    driver = Driver(limits=Limits(recipient_domains=2), policy=Policy(refuses=frozenset({"x@two.test"})))
-    driver.feed(b"EHLO x\r\n")
-    first = driver.feed(b"MAIL FROM:<a@b>\r\nRCPT TO:<x@one.test>\r\nRCPT TO:<x@two.test>\r\nRCPT TO:<x@three.test>\r\nRSET\r\n")
-    assert ["250 2.1.0", "250 2.1.5", "550 5.1.1", "452 4.5.3", "250 2.0.0"] == codes(first)
-    second = driver.feed(b"MAIL FROM:<a@b>\r\nRCPT TO:<Postmaster>\r\nRCPT TO:<y@TWO.test>\r\nRCPT TO:<z@four.test>\r\n")
-    assert ["250 2.1.0", "452 4.5.3", "250 2.1.5", "452 4.5.3"] == codes(second)
-
-
-def test_limits_can_be_granted_anew_at_a_greeting() -> None:
-    """The shell lowers them while it is under pressure; what was said at the greeting is what counts."""
-    driver = Driver(replace(OFFER, limits=True))
-    driver.engine.grant(Limits(mails=1, recipients=1))
-    assert b"LIMITS MAILMAX=1 RCPTMAX=1\r\n" in driver.feed(b"EHLO x\r\n")
-    said = driver.feed(b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nRCPT TO:<e@d>\r\nRSET\r\nMAIL FROM:<a@b>\r\n")
-    assert ["250 2.1.0", "250 2.1.5", "452 4.5.3", "250 2.0.0", "421 4.7.0"] == codes(said)
-
-
-@pytest.mark.parametrize(
-    ("said", "expected"),
-    [
-        pytest.param([b"MAIL\r\n"] * 3, 1, id="an error too many"),
-        pytest.param([b"MAIL\r\n"] * 2, 0, id="errors as usual"),
-        pytest.param([b"NOOP\r\n"] * 4, 3, id="junk, EHLO included"),
-        pytest.param([b"XX\r\n"] * 3, 1, id="unknown verbs are errors"),
-        pytest.param([b"MAIL\r\n"] * 9, 2, id="no nuisance is counted for a last word"),
-    ],
-)
-def test_nuisances_are_what_goes_beyond_the_usual(said: list[bytes], expected: int) -> None:
-    """A shell answers slower for each; the engine's answers are the same."""
-    driver = Driver(OFFER, limits=Limits(errors_slow=2, junk_slow=2, errors=4))
-    driver.feed(b"EHLO x\r\n")
-    before = driver.engine.nuisances
-    for line in said:
-        driver.feed(line)
-    assert expected == driver.engine.nuisances - before
 
 
 # --- chunks (RFC 3030)
@@ -772,3 +623,61 @@ def test_nothing_is_left_of_chunks(chunk: bytes, end: bytes) -> None:
         driver.drain()
         assert ["250 2.1.0", "250 2.1.5", "250 2.0.0"] == codes(driver.feed(ENVELOPE[8:] + b"BDAT 10 LAST\r\n0123456789"))
         assert [b"0123456789"] == driver.accepted
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        pytest.param(b"BDAT x\r\n", replies.BAD_CHUNK, id="what has no size cannot be waited for"),
+        pytest.param(b"BDAT 1\r\nxBDAT 1\r\nx", replies.TOO_MANY_CHUNKS, id="too many small ones"),
+    ],
+)
+def test_chunks_that_hang_up(command: bytes, expected: Reply) -> None:
+    """What stands behind them could be anything."""
+    driver = Driver(pipelined(OFFER), limits=Limits(small_chunks=1))
+    driver.feed(ENVELOPE + command)
+    assert driver.engine.last_word == expected
+
+
+def test_a_recipient_past_a_limit_is_refused_here() -> None:
+    """Of a transaction, and of the session's domains."""
+    driver = Driver(pipelined(OFFER), limits=Limits(recipients=1))
+    assert codes(driver.feed(ENVELOPE + b"RCPT TO:<e@f>\r\n"))[-1] == "452 4.5.3"
+    driver = Driver(pipelined(OFFER), limits=Limits(recipient_domains=1))
+    assert codes(driver.feed(ENVELOPE + b"RCPT TO:<e@f>\r\n"))[-1] == "452 4.5.3"
+    driver.feed(b"RCPT TO:<\0>\r\n")
+    assert driver.engine.errors == 1
+
+
+@pytest.mark.parametrize(
+    ("argument", "answer", "expected"),
+    [
+        pytest.param("6 LAST", Reply(502, "Not here", "5.5.1"), ["502 5.5.1", "250 2.0.0"], id="refused"),
+        pytest.param("6", Reply(451, "Later", "4.3.0"), ["451 4.3.0", "250 2.0.0"], id="refused for now"),
+        pytest.param("6 LAST", replies.OK, ["502 5.5.1", "250 2.0.0"], id="taken, though nobody can have it"),
+        pytest.param("6", replies.TOO_MANY_ERRORS, ["421 4.7.0"], id="hung up"),
+        pytest.param("six", replies.NO_BDAT, ["501 5.5.4"], id="who knows where it ends"),
+    ],
+)
+@pytest.mark.parametrize("transaction", [False, True])
+def test_the_chunk_of_a_raw_bdat_is_never_read_as_commands(argument: str, answer: Reply, expected: list[str], transaction: bool) -> None:
+    """A shell that answers BDAT by itself has no way to take the octets; they go by all the same, and say nothing of who the peer is."""
+    engine = opened(raw_verbs=frozenset({"BDAT"}))
+    for line in (b"EHLO client.example", *(b"MAIL FROM:<a@client.example>", b"RCPT TO:<b@mx.test>") * transaction):
+        engine.answer(engine.default_reply(owed(engine, line + b"\r\n")))
+    engine.bytes_to_send()
+    engine.receive(f"BDAT {argument}\r\nRSET\r\nRSET\r\n".encode())
+    while isinstance(event := engine.next_event(), Command | Refused | Rset):
+        if not isinstance(event, Refused):
+            engine.answer(answer if isinstance(event, Command) else replies.OK)
+    assert codes(engine.bytes_to_send()) == expected
+    assert not engine.authenticated
+
+
+@pytest.mark.parametrize(("failed", "last", "ended"), [(True, True, True), (True, False, False), (False, True, False)])
+def test_the_last_chunk_of_a_failed_message_says_that_it_ends_it(failed: bool, last: bool, ended: bool) -> None:
+    """So that a shell forgets what came between the chunks; a chunk that is merely out of turn ends nothing."""
+    driver = Driver(replace(pipelined(OFFER), size_octets=1))
+    driver.feed(b"EHLO x\r\nMAIL FROM:<a@b>\r\n" + b"RCPT TO:<c@d>\r\nBDAT 2\r\nxx" * failed)
+    driver.feed(b"BDAT 1 LAST\r\nx" if last else b"BDAT 1\r\nx")
+    assert driver.events[-1] == Refused("BDAT", replies.CHUNK_FAILED if failed else replies.SEND_RCPT, ended)

@@ -27,14 +27,17 @@ thousand octets, or per overlong line.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from postbus.smtp import replies
-from postbus.smtp.events import NO_DEFECTS
+from postbus.smtp.events import NO_DEFECTS, Chunk, Signal
+from postbus.smtp.framing import Lines
 from postbus.smtp.replies import Reply
 from postbus.smtp.terms import Limits, Offer
 
 END = b"\r\n.\r\n"
 _OVERRUN_MIN_OCTETS = 1_048_576
+_NEED_DATA: Final = Signal.NEED_DATA
 
 
 class Measured:
@@ -44,7 +47,7 @@ class Measured:
         size_octets: content so far, dots removed.
     """
 
-    __slots__ = ("_bare_cr", "_bare_lf", "_cut_octets", "_limits", "_line_octets", "_long_lines", "_longest_octets", "_nul", "_size_max",
+    __slots__ = ("_bare_cr", "_bare_lf", "_limits", "_line_octets", "_long_lines", "_longest_octets", "_nul", "_size_max",
                  "size_octets")  # fmt: skip
 
     def __init__(self, offer: Offer, limits: Limits) -> None:
@@ -53,7 +56,6 @@ class Measured:
         self._line_octets = self._longest_octets = 0  # the unfinished line; the longest so far
         self._limits = limits
         self._size_max = offer.size_octets
-        self._cut_octets = _cut_octets(offer, limits)
 
     def _measure(self, piece: bytes) -> None:
         """Count what is tolerable and what is not in *piece*."""
@@ -87,7 +89,8 @@ class Measured:
     @property
     def overrun(self) -> bool:
         """Whether the content is so far over the limit that reading on serves nobody."""
-        return self._cut_octets is not None and self.size_octets > self._cut_octets
+        size_max = self._size_max
+        return size_max is not None and self.size_octets > size_max and self.size_octets > _cut_octets(size_max, self._limits)
 
     @property
     def defects(self) -> Mapping[str, int]:
@@ -101,13 +104,31 @@ class Measured:
 class DotBody(Measured):
     """Content framed by the final dot; see the module's docstring."""
 
-    __slots__ = ("_held", "_reject_stray", "_virtual")
+    __slots__ = ("_ended", "_held", "_reject_stray", "_virtual")
 
     def __init__(self, offer: Offer, limits: Limits) -> None:
         super().__init__(offer, limits)
+        self._ended = False
         self._held = b"\r\n"  # the 354 counts as a line end
         self._virtual = 2  # octets of _held that were never sent
         self._reject_stray = offer.stray == "reject"
+
+    def read(self, lines: Lines) -> Chunk | Signal | None:
+        """Take from *lines* what is content, and return a piece of it; ``None``: the message is over, or ``overrun``."""
+        if self._ended:
+            return None
+        data = lines.rest()
+        if not data:
+            return _NEED_DATA
+        piece, rest = self.feed(data)
+        if self.overrun:
+            return None
+        if rest is not None:
+            lines.add(rest)
+            self._ended = True
+        if piece and self.refusal is None:  # the pieces of a message that will be refused need not be kept
+            return Chunk(piece)
+        return _NEED_DATA if rest is None else None
 
     def feed(self, octets: bytes) -> tuple[bytes, bytes | None]:
         """Take *octets* and return the piece of content they complete, and what follows the end of the message or ``None``."""
@@ -130,11 +151,6 @@ class DotBody(Measured):
         if piece:
             self._measure(piece)
         return piece, rest
-
-    @property
-    def hopeless(self) -> bool:
-        """Whether the message will be refused: its pieces need not be kept."""
-        return self.refusal is not None
 
     @property
     def refusal(self) -> Reply | None:
@@ -178,6 +194,15 @@ class CountBody(Measured):
             self.refusal = replies.TOO_BIG
         self.small += size_octets < self._limits.chunk_small_octets and not last
 
+    def read(self, lines: Lines) -> Chunk | Signal | None:
+        """Take from *lines* what is content, and return a piece of it; ``None``: the chunk is over, or ``overrun``."""
+        piece = self.feed(lines.some(self.left_octets))
+        if self.overrun:
+            return None
+        if piece and self.refusal is None:
+            return Chunk(piece)
+        return _NEED_DATA if self.left_octets else None
+
     def feed(self, octets: bytes) -> bytes:
         """Take *octets*, at most ``left_octets``, and return the piece of content they complete."""
         self.left_octets -= len(octets)
@@ -186,16 +211,11 @@ class CountBody(Measured):
         self._held_cr = octets.endswith(b"\r") and not (self.last and not self.left_octets)
         piece = octets[:-1] if self._held_cr else octets
         if piece:
-            if self.hopeless:
+            if self.refusal is not None:
                 self.size_octets += len(piece)
             else:
                 self._measure(piece)
         return piece
-
-    @property
-    def hopeless(self) -> bool:
-        """Whether the message will be refused: its pieces need not be kept."""
-        return self.refusal is not None
 
 
 class SkippedChunk:
@@ -203,20 +223,20 @@ class SkippedChunk:
 
     __slots__ = ("_cut_octets", "_size_octets", "last", "left_octets", "reply")
 
-    hopeless = True
-
     def __init__(self, offer: Offer, limits: Limits, size_octets: int, reply: Reply, *, last: bool) -> None:
         self.left_octets = size_octets
         self.last = last
         self.reply = reply
         self._size_octets = 0
-        self._cut_octets = _cut_octets(offer, limits)
+        size = offer.size_octets
+        self._cut_octets = None if size is None else _cut_octets(size, limits)
 
-    def feed(self, octets: bytes) -> bytes:
-        """Take *octets*, at most ``left_octets``; nothing comes of them."""
+    def read(self, lines: Lines) -> Signal | None:
+        """Take from *lines* what belongs to the chunk, and drop it; ``None``: it is over, or ``overrun``."""
+        octets = lines.some(self.left_octets)
         self.left_octets -= len(octets)
         self._size_octets += len(octets)
-        return b""
+        return None if self.overrun or not self.left_octets else _NEED_DATA
 
     @property
     def overrun(self) -> bool:
@@ -224,10 +244,9 @@ class SkippedChunk:
         return self._cut_octets is not None and self._size_octets > self._cut_octets
 
 
-def _cut_octets(offer: Offer, limits: Limits) -> int | None:
-    """Return after how many octets of one message, or one chunk, the peer is hung up on; ``None``: never."""
-    size = offer.size_octets
-    return None if size is None else max(size * limits.overrun_factor, size + _OVERRUN_MIN_OCTETS)
+def _cut_octets(size_octets: int, limits: Limits) -> int:
+    """Return after how many octets of one message, or one chunk, the peer is hung up on where *size_octets* are allowed."""
+    return max(size_octets * limits.overrun_factor, size_octets + _OVERRUN_MIN_OCTETS)
 
 
 def _first_dot(work: bytes) -> tuple[int, int]:

@@ -18,49 +18,31 @@ all; nothing behind it if it ends a group; TLS if required; junk budget; its pla
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
+from typing import Final
 
-from postbus.smtp import exchange, replies
-from postbus.smtp.commands import FORBIDDEN, VERBS, Verb, chunk, greeting_lines, help_reply
+from postbus.smtp import defaults, exchange, replies, screening
+from postbus.smtp.commands import FORBIDDEN, VERBS, Verb, chunk, greeting_lines
 from postbus.smtp.content import CountBody, DotBody, SkippedChunk
-from postbus.smtp.events import AuthResponse, Bdat, Chunk, Command, EndOfMessage, Event, Helo, Help, Mail, Owed, Rcpt, Refused, Signal
-from postbus.smtp.framing import Lines
+from postbus.smtp.conversation import AUTHENTICATING, CLOSED, PAUSED, SHUT, Conversation
+from postbus.smtp.events import AuthResponse, Bdat, Command, EndOfMessage, Event, Helo, Mail, Owed, Refused, Signal
 from postbus.smtp.parameters import is_binary
 from postbus.smtp.replies import Reply
-from postbus.smtp.states import BAD_ARGUMENT, LMTP, SMTP, TRANSACTION, Row, State
+from postbus.smtp.states import BAD_ARGUMENT, TRANSACTION, State
 from postbus.smtp.terms import Limits, Offer
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # C0, DEL and C1
-_CLIENT_HELLO = b"\x16\x03"  # a TLS handshake record (RFC 8446 s5.1), which no command begins with
-_VERB_MAX_OCTETS = 16  # of an unknown verb, what a log may see
-_NO_ROWS: Mapping[str, Row] = {}
+_NEED_DATA: Final = Signal.NEED_DATA
+_DEFAULT_LIMITS = Limits()
 _IDENTIFYING = frozenset({"AUTH", "="})
-_DEFAULTS: Mapping[str, Reply] = {
-    "MAIL": replies.SENDER_OK,
-    "RCPT": replies.RECIPIENT_OK,
-    "DATA": replies.START_MAIL,
-    "BDAT": replies.CHUNK_OK,
-    ".": replies.OK,
-    "STARTTLS": replies.START_TLS,
-    "AUTH": replies.AUTH_FAILED,
-    "=": replies.AUTH_FAILED,
-    "RSET": replies.OK,
-    "NOOP": replies.OK,
-    "VRFY": replies.CANNOT_VRFY,
-    "EXPN": replies.NO_EXPN,
-    "QUIT": replies.BYE,
-    "XFORWARD": replies.OK,
-}
+_RARE = frozenset({"STARTTLS", "AUTH", "=", "BDAT"})
 
 
-class OutOfTurn(RuntimeError):  # noqa: N818 - names the mistake, and it is ours, not the peer's
+class OutOfTurn(Exception):  # noqa: N818 - names the mistake, and it is ours, not the peer's
     """The shell did what the session's state does not allow."""
 
 
-class Engine:
+class Engine(Conversation):
     """One session; see the module's docstring.
 
     Args:
@@ -80,11 +62,7 @@ class Engine:
         last_word: the reply that hung up, if one has.
     """
 
-    __slots__ = ("_auth_failures", "_body", "_chunks", "_counting", "_domains", "_ended", "_faulted", "_junk", "_limits", "_lines", "_lmtp",
-                 "_mails", "_out", "_owed", "_plain_octets", "_raw_verbs", "_rows", "_signal", "_state", "_surplus", "_table", "_unknown",
-                 "accepted_recipients", "authenticated", "binarymime", "errors", "esmtp", "helo", "last_word", "nuisances", "offer",
-                 "smtputf8",
-                 "tls")  # fmt: skip
+    __slots__ = ("_raw_verbs",)
 
     def __init__(
         self,
@@ -95,67 +73,47 @@ class Engine:
         raw_verbs: frozenset[str] = frozenset(),
         tls: bool = False,
     ) -> None:
-        self.offer = offer
-        self.tls = tls
-        self.helo: str | None = None
-        self.esmtp = False
-        self.authenticated = False
-        self.smtputf8 = False
-        self.binarymime = False
-        self.errors = self.nuisances = 0
-        self.last_word: Reply | None = None
-        self.accepted_recipients = 0
-        self._limits = limits = limits or _DEFAULT_LIMITS
-        self._counting = limits.mails > 0 or limits.recipient_domains > 0
-        self._lmtp = lmtp
+        super().__init__(offer, limits or _DEFAULT_LIMITS, lmtp=lmtp, tls=tls)
         self._raw_verbs = raw_verbs
-        self._table = LMTP if lmtp else SMTP
-        self._lines = Lines(limits.endless_octets)
-        self._body: DotBody | CountBody | SkippedChunk | None = None
-        self._chunks: CountBody | None = None
-        self._ended = self._faulted = False
-        self._out = b""
-        self._owed: Owed | None = None
-        self._junk = self._unknown = self._surplus = self._mails = self._auth_failures = 0
-        self._domains: set[str] = set()  # of recipients named, where their number is limited
-        self._enter(State.OPENING)
 
     # --- what the shell does
 
     def open(self, banner: Reply) -> None:
         """Greet the peer. A banner of 4xx or 5xx ends the session; so does a peer that did not wait for it (RFC 5321 s3.1)."""
         if self._state is not State.OPENING:
-            if self._state is State.CLOSED:
+            if self._state is CLOSED:
                 return
             msg = "the banner is already sent"
             raise OutOfTurn(msg)
         if self._lines and self.offer.strict_pipelining:
             self._send(replies.EARLY_TALK)
             return
-        self._enter(State.CONNECTED if banner.code < 400 else State.CLOSED)
+        self._enter(State.CONNECTED if banner.code < 400 else CLOSED)
         self._send(banner)
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the peer. What comes while an answer is owed is kept, up to ``Limits.backlog_octets``."""
-        if self._signal is Signal.CLOSED:
+        signal = self._signal
+        if signal is SHUT:
             return
         self._lines.add(data)
-        if (self._owed is not None or self._signal is not None) and len(self._lines) > self._limits.backlog_octets:
+        if (self._owed is not None or signal is not None) and len(self._lines) > self._limits.backlog_octets:
             self._send(replies.TOO_FAR_AHEAD)
 
     def next_event(self) -> Event | Signal:
         """Return the next thing the peer said, or why there is none."""
         if self._owed is not None:
-            return Signal.PAUSED
+            return PAUSED
         if self._signal is not None:
             return self._signal
         body = self._body
         if body is not None:
-            return self._read_content(body) if isinstance(body, DotBody) else self._read_chunk(body)
+            said = body.read(self._lines)
+            return self._end(body) if said is None else said
         line = self._lines.take()
         if line is not None:
             return self._command(line)
-        return self._wait() if self._lines else Signal.NEED_DATA
+        return self._wait() if self._lines else _NEED_DATA
 
     def answer(self, reply: Reply | Sequence[Reply]) -> bool:
         """Give the owed answer; its first digit moves the session. Return whether ``next_event`` has anything new to say.
@@ -170,7 +128,7 @@ class Engine:
         """
         event = self._owed
         if event is None:
-            if self._state is State.CLOSED:
+            if self._state is CLOSED:
                 return True
             msg = "no answer is owed"
             raise OutOfTurn(msg)
@@ -183,27 +141,14 @@ class Engine:
         self._owed = None
         if last is not None:
             self._settle(event, last)
-        return self._signal is not None or bool(self._lines) or self._in_chunk
-
-    def push(self, reply: Reply) -> None:
-        """Send a further reply that answers nothing; after a hang-up there is nobody to send it to."""
-        if self._state is not State.CLOSED:
-            self._send(reply)
-
-    def bytes_to_send(self) -> bytes:
-        """Return what is to be sent to the peer, and forget it; ``b""`` if nothing."""
-        out = self._out
-        self._out = b""
-        return out
-
-    def grant(self, limits: Limits) -> None:
-        """Put other *limits* into force; meant for a greeting, whose answer then tells them (RFC 9422). What was counted stays counted."""
-        self._limits = limits
-        self._counting = limits.mails > 0 or limits.recipient_domains > 0
+        if self._signal is not None or self._lines:
+            return True
+        body = self._body  # even an empty chunk has its end to tell; content behind DATA is still to come
+        return body is not None and not isinstance(body, DotBody)
 
     def tls_started(self) -> None:
         """Say that the handshake has ended well: whatever the peer said before is forgotten (RFC 3207 s4.2)."""
-        if self._state is State.CLOSED:
+        if self._state is CLOSED:
             return
         if self._state is not State.UPGRADING:
             msg = "STARTTLS was not answered with 220"
@@ -211,12 +156,6 @@ class Engine:
         self.tls = True
         self.authenticated = False
         self._enter(State.CONNECTED)
-
-    def refuse(self, reply: Reply) -> None:
-        """Have the last word unasked (421: time-out, shutdown) and be closed."""
-        if self._state is not State.CLOSED:
-            self._send(reply)
-            self._enter(State.CLOSED)
 
     def interpret(self, verb: str, arg: str | None) -> Owed | Reply:
         """Judge a command's place and argument now, as ``next_event`` does for verbs that are not raw.
@@ -231,93 +170,34 @@ class Engine:
         elif isinstance(move, Reply):
             result = move
         elif verb == "RCPT" and self.accepted_recipients >= self._limits.recipients:
-            self._surplus += 1
-            result = replies.TOO_MANY_RECIPIENTS
+            result = self._tally.surplus_recipient()
         else:
             result = row.parse(arg, self)
-            if self._counting:
-                result = self._counted(verb, result)
+            if self._tally.counting:
+                result = self._tally.counted(verb, result)
         self._faulted = isinstance(result, Reply)
         if not isinstance(result, Reply):
             self._owed = result
         return result
 
-    def _counted(self, verb: str, result: Owed | Reply) -> Owed | Reply:
-        """Return *result*, or why it is one too many for the session."""
-        limits = self._limits
-        if verb == "MAIL" and limits.mails:
-            self._mails += 1
-            if self._mails > limits.mails:
-                return replies.TOO_MANY_MAILS
-        elif limits.recipient_domains and isinstance(result, Rcpt):
-            domains = {*self._domains, _domain(result.address)}
-            if len(domains) > limits.recipient_domains:
-                self._surplus += 1
-                return replies.TOO_MANY_DOMAINS
-            self._domains = domains
-        return result
-
     def default_reply(self, event: Owed) -> Reply:
         """Return what a server without hooks answers to *event*."""
-        if isinstance(event, Helo):
-            return _greeting_reply(self.offer, self._limits, tls=self.tls, extended=event.verb != "HELO")
-        if isinstance(event, Help):
-            return help_reply(event.arg, lmtp=self._lmtp, esmtp=self.esmtp)
-        if event.verb == "XCLIENT" and not isinstance(event, Command):
-            return Reply(220, f"{self.offer.hostname} {'LMTP' if self._lmtp else 'ESMTP'}")
-        return replies.UNKNOWN if isinstance(event, Command) else _DEFAULTS[event.verb]
+        return defaults.default_reply(event, self)
 
     def greeting_lines(self) -> tuple[str, ...]:
         """Return the lines of the answer to EHLO or LHLO."""
         return greeting_lines(self.offer, self._limits, tls=self.tls)
 
-    # --- what the shell sees
-
-    @property
-    def limits(self) -> Limits:
-        """The limits in force."""
-        return self._limits
-
-    @property
-    def state(self) -> State:
-        """Where the session stands."""
-        return self._state
-
-    @property
-    def in_transaction(self) -> bool:
-        """Whether a sender is known: from MAIL's 2xx to the end of the transaction, however it ends."""
-        return self._state in TRANSACTION
-
-    @property
-    def in_content(self) -> bool:
-        """Whether the peer is sending content."""
-        return (self._state is State.CONTENT or self._state is State.CHUNK) and self._owed is None
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing would be lost by hanging up: no transaction, nothing buffered, nothing owed."""
-        return self._owed is None and not self._lines and (self._state is State.CONNECTED or self._state is State.GREETED)
-
-    @property
-    def owing(self) -> bool:
-        """Whether an answer is owed."""
-        return self._owed is not None
-
-    @property
-    def backlogged(self) -> bool:
-        """Whether octets wait behind something owed: the shell should stop reading until it is answered."""
-        return (self._owed is not None or self._signal is Signal.PAUSED) and bool(self._lines)
-
     # --- commands
 
     def _wait(self) -> Event | Signal:
         """Return what an unfinished line means."""
-        if self._lines.starts_with(_CLIENT_HELLO):
+        if self._lines.starts_with(screening.CLIENT_HELLO):
             return self._refuse("", replies.NOT_TLS)
         if self._lines.endless:
             return self._refuse("", replies.ENDLESS_LINE)
         self._lines.shrink()
-        return Signal.NEED_DATA
+        return _NEED_DATA
 
     def _command(self, line: bytes) -> Event | Signal:
         """Judge one line."""
@@ -326,11 +206,11 @@ class Engine:
             text = line.decode("ascii")
             clean = text.isprintable()
         except UnicodeDecodeError:
-            text, clean = _decode(line)
+            text, clean = screening.decode(line)
         verb, _, arg = text.partition(" ")
         verb = verb.upper()
         row = VERBS.get(verb)
-        if not clean or length > self._plain_octets or self.errors >= self._limits.errors:
+        if not clean or length > self._plain_octets:
             event = self._look_closely(line, length, verb, clean=clean)
             if event is not None:
                 return event
@@ -355,34 +235,16 @@ class Engine:
 
     def _look_closely(self, line: bytes, length: int, verb: str, *, clean: bool) -> Event | None:
         """Return what a line is that may not be a plain command: the answer to a challenge, or refused unread; ``None``: a command yet."""
-        if self._state is State.AUTHENTICATING:
+        if self._state is AUTHENTICATING:
             return self._response(line, length)
-        row = VERBS.get(verb)
-        refusal = self._bad_line(line, length, row, clean=clean)
+        suspect = screening.Suspect(line, length, self._lines.head(line, length), verb, clean)
+        refusal = screening.judge(suspect, self._limits, exhausted=self._tally.exhausted)
         if refusal is None:
             return None
+        row = VERBS.get(verb)
         if row is not None and refusal is row.malformed:
             self._move(verb, BAD_ARGUMENT)
         return self._refuse("", refusal)
-
-    def _bad_line(self, line: bytes, length: int, row: Verb | None, *, clean: bool) -> Reply | None:
-        """Return why a line is refused unread, if it is: errors before it, its length, its characters."""
-        allowance = row.allowance_octets if row is not None else 0
-        for bad, reply in (
-            (line.startswith(_CLIENT_HELLO), replies.NOT_TLS),
-            (length > self._limits.endless_octets, replies.ENDLESS_LINE),
-            (self.errors >= self._limits.errors, replies.TOO_MANY_ERRORS),
-            (length > self._limits.command_octets + allowance, self._too_long(line, length)),
-            (not clean, row.malformed if row is not None else replies.UNKNOWN),
-        ):
-            if bad:
-                return reply
-        return None
-
-    def _too_long(self, line: bytes, length: int) -> Reply:
-        """Return the answer to an overlong line, which may have lost all but its first and last octets."""
-        row = VERBS.get(self._lines.head(line, length).partition(b" ")[0].decode("latin-1").upper())
-        return replies.LINE_TOO_LONG if row is None else row.too_long
 
     def _turn_away(self, row: Verb) -> Reply | None:
         """Return why a known verb may not come now, for reasons that its row gives; counts junk."""
@@ -393,23 +255,15 @@ class Engine:
             return replies.TLS_FIRST
         if not row.before_auth and offer.require_auth and not self.authenticated:
             return replies.AUTH_FIRST
-        if row.junk:
-            self._junk += 1
-            if self._junk > self._limits.junk:
-                return replies.TOO_MUCH_JUNK
-            self.nuisances += self._junk > self._limits.junk_slow
-        return None
+        return self._tally.junk() if row.junk else None
 
     def _unknown_verb(self, verb: str) -> Refused:
-        if verb in FORBIDDEN:
-            return self._refuse(verb, replies.NOT_HTTP)
-        self._unknown += 1
-        return self._refuse(verb, replies.UNKNOWN if self._unknown <= self._limits.unknown else replies.TOO_MANY_UNKNOWN)
+        return self._refuse(verb, replies.NOT_HTTP if verb in FORBIDDEN else self._tally.unknown())
 
     def _response(self, line: bytes, length: int) -> AuthResponse:
         """Read the answer to a challenge; like AUTH itself it ends a pipelined group."""
         judged: bytes | Reply
-        if self.errors >= self._limits.errors:
+        if self._tally.exhausted:
             judged = replies.TOO_MANY_ERRORS
         elif self._lines and self.offer.strict_pipelining:
             judged = replies.EARLY_TALK
@@ -418,35 +272,25 @@ class Engine:
         if not isinstance(judged, Reply):
             self._owed = event = AuthResponse(judged)
             return event
-        self._err()
+        self._error()
         self._enter(State.GREETED)
         self._send(judged)
         return AuthResponse(b"", judged)
 
     # --- content
 
-    def _read_content(self, body: DotBody) -> Event | Signal:
-        if not self._ended:
-            data = self._lines.rest()
-            if not data:
-                return Signal.NEED_DATA
-            piece, rest = body.feed(data)
-            if body.overrun:
-                return self._refuse("", replies.ENDLESS_MESSAGE)
-            if rest is not None:
-                self._lines.add(rest)
-                self._ended = True
-            if piece and not body.hopeless:
-                return Chunk(piece)
-            if rest is None:
-                return Signal.NEED_DATA
-        return self._end_of_message(body)
+    def _end(self, body: DotBody | CountBody | SkippedChunk) -> Event | Signal:
+        """Return what the end of *body* means, which is all read, or more than enough."""
+        if body.overrun:
+            return self._refuse("", replies.ENDLESS_MESSAGE)
+        self._body = None
+        if isinstance(body, DotBody):
+            return self._end_of_message(body)
+        return self._skipped(body) if isinstance(body, SkippedChunk) else self._end_of_chunk(body)
 
     def _end_of_message(self, body: DotBody | CountBody) -> EndOfMessage:
         refusal = body.refusal
         event = EndOfMessage(body.size_octets, refusal, body.defects)
-        self._body = None
-        self._ended = False
         if refusal is None:
             self._owed = event
         else:
@@ -475,23 +319,6 @@ class Engine:
     def _pass_by(self, announced: Bdat, reply: Reply) -> None:
         self._body = SkippedChunk(self.offer, self._limits, announced.size_octets, reply, last=announced.last)
 
-    @property
-    def _in_chunk(self) -> bool:
-        """Whether a chunk is being read or skipped: even an empty one has its end to tell."""
-        return self._body is not None and not isinstance(self._body, DotBody)
-
-    def _read_chunk(self, body: CountBody | SkippedChunk) -> Event | Signal:
-        data = self._lines.some(body.left_octets)
-        piece = body.feed(data)
-        if body.overrun:
-            return self._refuse("", replies.ENDLESS_MESSAGE)
-        if piece and not body.hopeless:
-            return Chunk(piece)
-        if body.left_octets:
-            return Signal.NEED_DATA
-        self._body = None
-        return self._skipped(body) if isinstance(body, SkippedChunk) else self._end_of_chunk(body)
-
     def _end_of_chunk(self, body: CountBody) -> Event | Signal:
         if body.last:
             return self._end_of_message(body)
@@ -504,7 +331,7 @@ class Engine:
             return self.next_event()
         self._move("BDAT", 5)
         self._chunks = None
-        self._err()
+        self._error()
         self._send(refusal)
         return EndOfMessage(body.size_octets, refusal, body.defects)
 
@@ -512,11 +339,12 @@ class Engine:
         """Answer a chunk that has gone by. On LMTP a last one has as many replies as recipients were accepted (RFC 2033 s4.3)."""
         reply = body.reply
         if reply.code >= 500:
-            self._err()
+            self._error()
         self._out += reply.wire * (self.accepted_recipients if self._lmtp and body.last and self.in_transaction else 1)
-        if body.last:
+        ends = body.last and self._state is State.FAILED
+        if ends:
             self._move(".", 5)
-        return Refused("BDAT", reply)
+        return Refused("BDAT", reply, ends)
 
     # --- replies
 
@@ -532,7 +360,7 @@ class Engine:
         for reply in several[:-1]:
             self._out += reply.wire
             if event.verb == "." and reply.code < 300:
-                self._forgive()
+                self._tally.forgive()
         last = several[-1]
         return replace(last, close=True) if any(reply.close for reply in several) else last
 
@@ -544,7 +372,7 @@ class Engine:
             if verb == "RCPT":
                 self.accepted_recipients += self._state in TRANSACTION  # a raw RCPT may be answered out of turn
             elif verb == ".":
-                self._forgive()
+                self._tally.forgive()
             elif isinstance(event, Mail) and event.parameters:
                 self.smtputf8 = "SMTPUTF8" in event.parameters
                 self.binarymime = is_binary(event.parameters)
@@ -568,12 +396,14 @@ class Engine:
         self._out += reply.wire
         if reply.close:
             self.last_word = reply
-            self._enter(_CLOSED)
+            self._enter(CLOSED)
 
     def _settle_rare(self, event: Owed, reply: Reply) -> bool:
         """Do what only AUTH, STARTTLS and BDAT need; return whether there is nothing more to do, not even to send *reply*."""
         if isinstance(event, Bdat):
             return self._settle_chunk(event, reply)
+        if isinstance(event, Command) and event.verb == "BDAT":
+            return self._settle_raw_chunk(event, reply)
         if event.verb == "STARTTLS":
             return self._talked_early()
         self.authenticated = True
@@ -591,13 +421,21 @@ class Engine:
         self._pass_by(event, reply)
         return True
 
+    def _settle_raw_chunk(self, event: Command, reply: Reply) -> bool:
+        """Skip the chunk of a raw BDAT that was not interpreted: its octets must not be read as commands, whatever was answered."""
+        announced = chunk(event.arg)
+        self._faulted = False
+        if announced is None:
+            self._send(replies.BAD_CHUNK)
+            return True
+        return self._settle_chunk(announced, reply if reply.code >= 400 else replies.NO_BDAT)
+
     def _failed(self, verb: str, reply: Reply) -> Reply:
         """Count a refusal of the shell's; return *reply*, or what the last failure of AUTH is told instead."""
-        self._err()
+        self._error()
         if verb not in _IDENTIFYING:
             return reply
-        self._auth_failures += 1
-        return reply if self._auth_failures < self._limits.auth_failures else replies.TOO_MANY_FAILURES
+        return self._tally.auth_failure() or reply
 
     def _talked_early(self) -> bool:
         """Forget plain text sent before the handshake: it must not be taken for what came through it (CVE-2021-38542 and family).
@@ -609,85 +447,3 @@ class Engine:
         if ends:
             self._send(replies.EARLY_TALK)
         return ends
-
-    def _move(self, verb: str, digit: int) -> None:
-        """Go where the table says."""
-        self._faulted = False
-        row = self._rows.get(verb)
-        if row and not isinstance(row, Reply):
-            target = row.get(digit)
-            if target is not None:
-                self._enter(target)
-
-    def _refuse(self, verb: str, reply: Reply) -> Refused:
-        """Answer a bad command; 452 for a surplus recipient is an error only when there are very many."""
-        if reply.code >= 500 or self._surplus > self._limits.recipients_overshoot:
-            self._err()
-        self._send(reply)
-        return Refused(verb[:_VERB_MAX_OCTETS], reply)
-
-    def _send(self, reply: Reply) -> None:
-        self._out += reply.wire
-        if reply.close:
-            self.last_word = reply
-            self._enter(State.CLOSED)
-
-    def _err(self) -> None:
-        """Count an error."""
-        self.errors += 1
-        self.nuisances += self.errors > self._limits.errors_slow
-
-    def _forgive(self) -> None:
-        """Forget past errors: a peer that delivers mail is no nuisance, and a busy relay makes some in a long session."""
-        self.errors = self._junk = self._unknown = 0
-
-    def _enter(self, state: State) -> None:
-        """Go to *state*; all of the transaction is forgotten here, and nowhere else."""
-        self._state = state
-        self._rows = self._table.get(state, _NO_ROWS)
-        if state is _CONTENT:
-            self._body = DotBody(self.offer, self._limits)
-            return
-        if state not in TRANSACTION:
-            self._body = None
-            self._chunks = None
-            self._ended = False
-            self.smtputf8 = self.binarymime = False
-            self.accepted_recipients = self._surplus = 0
-            # Lines up to here may be read as commands without a closer look; answers to a challenge never.
-            self._plain_octets = -1 if state is State.AUTHENTICATING else self._limits.command_octets
-        if state is _CONNECTED:  # a beginning: banner, TLS, XCLIENT
-            self.helo = None
-            self.esmtp = False
-        if state is _CLOSED:
-            self._owed = None
-            self._lines.clear()
-        self._signal = _SIGNALS.get(state)
-
-
-_DEFAULT_LIMITS = Limits()
-_RARE = frozenset({"STARTTLS", "AUTH", "=", "BDAT"})
-_CONNECTED, _CONTENT, _CLOSED = State.CONNECTED, State.CONTENT, State.CLOSED  # looking a member up in its class takes 60 ns, a name 5
-_SIGNALS: Mapping[State, Signal] = {State.OPENING: Signal.PAUSED, State.UPGRADING: Signal.PAUSED, State.CLOSED: Signal.CLOSED}
-
-
-def _decode(line: bytes) -> tuple[str, bool]:
-    """Return a line that is not ASCII as text, and whether it is UTF-8 without control characters (C1 included).
-
-    A verb is ASCII; a letter whose upper case happens to be one makes none.
-    """
-    try:
-        text = line.decode()
-    except UnicodeDecodeError:
-        return line.decode("latin-1"), False
-    return text if text.partition(" ")[0].isascii() else "", _CONTROL.search(text) is None
-
-
-@lru_cache(maxsize=64)
-def _greeting_reply(offer: Offer, limits: Limits, *, tls: bool, extended: bool) -> Reply:
-    return Reply(250, greeting_lines(offer, limits, tls=tls) if extended else offer.hostname)
-
-
-def _domain(address: str) -> str:
-    """Return what tells one recipient domain from another; ``""`` for ``postmaster`` without one."""
-    return address.rpartition("@")[2].lower() if "@" in address else ""
