@@ -40,7 +40,8 @@ BESIDE_OCTETS = 12 * MIB
 """What any row may take in all: buffers of connections, fragments."""
 
 PATIENT = {"limits": {"junk_max": 10_000_000, "junk_slow": 10_000_000}}
-SHORT = {"timeouts": {"command_timeout_s": 1, "data_timeout_s": 1}}
+SHORT = {"timeouts": {"command_timeout_s": 2, "data_timeout_s": 2}}
+"""Twice the interval of the sweep: marks are as old as its last look, so less would cut who has just spoken."""
 SMALL = {"limits": {"message_max_octets": 2 * MIB}}
 PLAIN_AUTH = {"auth": {"allow_plaintext": True}}
 
@@ -71,7 +72,7 @@ class Row:
 
 ROWS: Mapping[str, Row] = {
     "idle-plain": Row("idle connections", "idle", 10_000, 2_000, "open {count}", 8 * KIB),
-    "idle-tls": Row("idle connections, TLS", "idle", 10_000, 1_000, "open {count}", 48 * KIB, tls=True),
+    "idle-tls": Row("idle connections, TLS", "idle", 10_000, 500, "open {count}", 48 * KIB, tls=True),
     "slow": Row("connections that send an octet now and then", "slow", 2_000, 300, "421:{count}", 16 * KIB, SHORT),
     "deaf": Row("connections that never read", "deaf", 200, 30, "ended:{count}", 512 * KIB, {**PATIENT, **SHORT}),
     "noops": Row("NOOPs in one segment", "noops", 43_000, 43_000, "554:1 ended:1"),
