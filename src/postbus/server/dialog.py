@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -43,7 +42,6 @@ from postbus.smtp.events import (
     Xforward,
 )
 from postbus.smtp.replies import Reply
-from postbus.smtp.states import State
 from postbus.smtp.terms import Offer
 
 NULL_SENDER = "<>"  # what aiosmtpd's handlers see for the null reverse-path
@@ -56,16 +54,10 @@ class Dialog(Identification):
 
     __slots__ = (
         "__ident__",
-        "_answered",
         "_began_at",
-        "_call_limits",
-        "_calls",
         "_greeted",
         "_partial",
-        "_pushed",
         "_raw",
-        "_refusals",
-        "_said",
         "data_size_limit",
         "hostname",
         "require_starttls",
@@ -80,15 +72,13 @@ class Dialog(Identification):
     command_size_limit: int
     line_length_limit: int
     local_part_limit: int
-    _call_limits: tuple[Mapping[str, int], int] | None
-    _calls: Counter[str]
+    _call_limits: tuple[Mapping[str, int], int] | None = None
+    _calls: dict[str, int]
     _began_at: float
     _greeted: bool
     _raw: bool
-    _refusals: int
-    _answered: bool
-    _pushed: Reply | None
-    _said: list[Reply] | None
+    _refusals: int = 0
+    _said: list[Reply] | None = None
     _partial: str
 
     # --- the life of a session
@@ -127,9 +117,10 @@ class Dialog(Identification):
         session.id = self.roster.new_id() if old is None else old.id
         if old is None:
             session.peer = self.peername
-            session.proxy_data = self.proxied
-            direct = transport.get_extra_info("peername")
-            session.proxy_peer = direct if direct != self.peername else None
+            if self.proxied is not None:
+                session.proxy_data = self.proxied
+                direct = transport.get_extra_info("peername")
+                session.proxy_peer = direct if direct != self.peername else None
         else:
             session.peer, session.proxy_peer, session.proxy_data = old.peer, old.proxy_peer, old.proxy_data
             session.peer_host, session.xclient = old.peer_host, old.xclient
@@ -147,7 +138,8 @@ class Dialog(Identification):
         self._set_rset_state()
         self.engine = Engine(self._offer(), lmtp=self.lmtp, limits=plan.limits, raw_verbs=plan.raw_verbs, tls=tls)
         self._greeted = True
-        self._offer_external()
+        if plan.external:
+            self._offer_external()
         if self.proxied is None:
             return self._wait_or_welcome()
         hook = plan.hooks.proxy
@@ -182,15 +174,11 @@ class Dialog(Identification):
 
     def _offer(self) -> Offer:
         """Return what this peer is offered when its session begins, or when it turns out to be somebody else (PROXY, XCLIENT)."""
-        terms, peer = self.roster.terms, self.session.peer if self.session is not None else None
-        special = (
-            (terms.stray_allowed_from, "stray", "allow"),
-            (terms.pipelining_exempt, "strict_pipelining", False),
-            (terms.xclient, "xclient", True),
-            (terms.xforward, "xforward", True),
-        )
-        changes: dict[str, Any] = {name: value for networks, name, value in special if networks and peer in networks}
-        return replace(self._plan.offer, **changes) if changes else self._plan.offer
+        plan = self._plan
+        if not plan.special or self.session is None:
+            return plan.offer
+        peer = self.session.peer
+        return replace(plan.offer, **{name: value for networks, name, value in plan.special if peer in networks})
 
     def _offer_external(self) -> None:
         """Offer EXTERNAL to who has shown a certificate, where it is wanted."""
@@ -202,7 +190,7 @@ class Dialog(Identification):
     def _open(self, banner: Reply) -> None:
         """Say *banner*, unless the peer has talked before it."""
         self.engine.open(banner)
-        if self.engine.state is State.CLOSED and banner.code < 400:
+        if self.engine.last_word is replies.EARLY_TALK and banner.code < 400:
             self.limited(limits.EARLY)
 
     def _connected(self, _event: None, result: Any) -> Outcome:
@@ -261,14 +249,14 @@ class Dialog(Identification):
     def _on_helo(self, event: Helo) -> Outcome:
         session, hooks = self.session, self._plan.hooks
         assert session is not None
-        granted = self.engine.limits
-        before = (self.envelope, session.extended_smtp)
+        extended = event.verb != "HELO"
+        before = (self.envelope, session.extended_smtp, self.engine.limits)
         self._set_rset_state()
-        session.extended_smtp = event.verb != "HELO"
+        session.extended_smtp = extended
         load = self.roster.terms.load
         if load is not None:
-            self.engine.grant(lowered(self._plan.limits, load()) if session.extended_smtp else self._plan.limits)
-        hook = hooks.ehlo if session.extended_smtp else hooks.helo
+            self.engine.grant(lowered(self._plan.limits, load()) if extended else self._plan.limits)
+        hook = hooks.ehlo if extended else hooks.helo
         if hook is None:
             session.host_name = event.hostname
             self._forget_message(before[0])
@@ -277,7 +265,7 @@ class Dialog(Identification):
         def settle(_event: Helo, result: Any) -> Outcome:
             reply = self._greeting(event, result)
             if reply.code >= 400:  # a refused greeting changes nothing (RFC 5321 s4.1.4)
-                self.envelope, session.extended_smtp = before
+                self.envelope, session.extended_smtp, granted = before
                 self.engine.grant(granted)
             else:
                 self._forget_message(before[0])
@@ -285,7 +273,7 @@ class Dialog(Identification):
                 self.engine.authenticated = self.engine.authenticated or bool(session.authenticated)  # a hook may know the peer
             return reply
 
-        if hooks.ehlo_has_responses and session.extended_smtp:
+        if hooks.ehlo_has_responses and extended:
             lines = self.engine.greeting_lines()
             marked = [f"250-{line}" for line in lines[:-1]] + [f"250 {lines[-1]}"]
             return self._ask("EHLO", hook, settle, event, event.hostname, marked)
@@ -505,8 +493,8 @@ class Dialog(Identification):
         """Count a call of *verb*; return whether that was one too many."""
         assert self._call_limits is not None
         of_its_own, of_any = self._call_limits
-        self._calls[verb] += 1
-        return self._calls[verb] > of_its_own.get(verb, of_any)
+        self._calls[verb] = calls = self._calls.get(verb, 0) + 1
+        return calls > of_its_own.get(verb, of_any)
 
     def _commanded(self, event: Command, result: Any) -> Outcome:
         """The method has returned: what it pushed last is the answer, unless it gave one by calling its superclass."""

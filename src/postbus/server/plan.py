@@ -19,7 +19,8 @@ from postbus.smtp.terms import Limits, Offer
 
 if TYPE_CHECKING:
     from postbus.server.dialog import Dialog
-    from postbus.server.roster import Roster
+    from postbus.server.networks import Networks
+    from postbus.server.roster import Roster, Terms
 
 DEFAULT_LIMITS = Limits()
 
@@ -55,6 +56,7 @@ class Plan:
         offer: for connections as they begin. BDAT only where DATA has no method: it would go round that.
         banner: greeting of the usual kind.
         limits: of the engine; the class' own bounds included.
+        special: what some networks are offered otherwise: (who, field of ``Offer``, its value).
         external: who has shown a certificate is offered EXTERNAL too.
         mechanisms: of AUTH, by name: whose method it is (``server`` or ``handler``), and its name.
         pushes, checks_helo, checks_auth: ``push``, ``check_helo_needed`` or ``check_auth_needed`` is overridden: every verb is raw, to go
@@ -65,7 +67,7 @@ class Plan:
 
     __slots__ = (
         "banner", "checks_auth", "checks_helo", "counts", "explains", "external", "hooks", "key", "limits", "mechanisms", "methods",
-        "offer", "pushes", "raw_verbs",
+        "offer", "pushes", "raw_verbs", "special",
     )  # fmt: skip
 
     def __init__(self, server: Dialog, roster: Roster) -> None:
@@ -94,6 +96,7 @@ class Plan:
         self.external = without != offer.auth and self.mechanisms["EXTERNAL"] == ("server", "auth_EXTERNAL")
         chunking = offer.chunking and "DATA" not in methods
         self.offer = replace(offer, auth=without if self.external else offer.auth, chunking=chunking)
+        self.special = special_of(roster.terms)
         self.limits = limits_of(server, roster.terms.limits)
         self.banner = Reply(220, banner_text(server))
 
@@ -194,6 +197,20 @@ def offer_of(server: Dialog, roster: Roster, mechanisms: tuple[str, ...]) -> Off
     )
     offer = replace(offer, **roster.terms.offer)
     return replace(offer, binarymime=offer.binarymime and not server.decode_data)  # what is binary is no text
+
+
+def special_of(terms: Terms) -> tuple[tuple[Networks, str, Any], ...]:
+    """Return what some networks are offered otherwise than all others: (who, field of ``Offer``, its value)."""
+    return tuple(
+        row
+        for row in (
+            (terms.stray_allowed_from, "stray", "allow"),
+            (terms.pipelining_exempt, "strict_pipelining", False),
+            (terms.xclient, "xclient", True),
+            (terms.xforward, "xforward", True),
+        )
+        if row[0]
+    )
 
 
 def least(one: int | None, other: int | None) -> int | None:
