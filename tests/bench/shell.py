@@ -10,14 +10,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from postbus.server.client_settings import ClientSettings
 from postbus.server.roster import Roster, Terms
 from postbus.server.smtp import SMTP
 from tests.bench.engine import MESSAGES
-
-try:
-    from postbus.server.client_settings import ClientSettings
-except ImportError:
-    ClientSettings = None
 
 ROUNDS = 7
 TIMES = 4000
@@ -111,13 +107,9 @@ def connection(roster: Roster, peer: tuple[str, int]) -> Callable[[], None]:
 async def main() -> None:
     """Print the table."""
     loop = asyncio.get_running_loop()
-    free = (
-        {}
-        if ClientSettings is None
-        else {"clients": ClientSettings(connections_max=0, connection_rate_max=0, message_rate_max=10**9, recipient_rate_max=10**9)}
-    )
+    clients = ClientSettings(connections_max=0, connection_rate_max=0, message_rate_max=10**9, recipient_rate_max=10**9)
     for kind, peer in PEERS.items():
-        roster = Roster(loop, Terms(**free))
+        roster = Roster(loop, Terms(clients=clients))
         for name, (segments, _) in MESSAGES.items():
             times = TIMES if name == "1 KB" else TIMES // 20
             print(f"{kind:8} {name:24}{await cost_us(message(roster, peer, segments), times):8.1f} us")
