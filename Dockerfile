@@ -3,22 +3,26 @@
 #   docker build -t postbus .
 #   docker run --read-only --tmpfs /tmp -p 2525:2525 -p 8080:8080 -v postbus:/var/spool/postbus postbus
 #
-# Both stages stand on the same image, so that the virtual environment finds its interpreter where it was made. Any image with Python 3.11
-# or later, venv and pip will do; pin it by digest for a build that can be repeated: --build-arg PYTHON_IMAGE=...@sha256:...
+# Both stages stand on the same Python, so that the virtual environment finds its interpreter where it was made; the first has a C compiler
+# too, which compiles smtp/ and event/ (pyproject.toml says why) and stays behind. Any pair of images with Python 3.11 or later in the same
+# place, venv and pip will do, and without a compiler --build-arg COMPILED=false; pin them by digest for a build that can be repeated:
+# --build-arg PYTHON_IMAGE=...@sha256:... --build-arg BUILD_IMAGE=...@sha256:...
 ARG PYTHON_IMAGE=docker.io/library/python:3.13-slim-bookworm
+ARG BUILD_IMAGE=docker.io/library/python:3.13-bookworm
 
-FROM ${PYTHON_IMAGE} AS build
+FROM ${BUILD_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 RUN python3 -m venv /opt/build && python3 -m venv --without-pip /opt/postbus && mkdir -p /var/spool/postbus
 COPY requirements.lock requirements-build.lock ./
-# Wheels only: the image never needs a compiler. A private package index is given as the build secret "pip", a pip.conf that stays out of every layer.
+# Wheels only: no dependency is built here. A private package index is given as the build secret "pip", a pip.conf that stays out of every layer.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     /opt/build/bin/pip install --quiet --require-hashes --only-binary :all: -r requirements-build.lock && \
     /opt/build/bin/pip --python /opt/postbus/bin/python install --quiet --require-hashes --only-binary :all: -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
-RUN /opt/build/bin/pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir dist . && \
+ARG COMPILED=true
+RUN HATCH_BUILD_HOOK_ENABLE_MYPYC=${COMPILED} /opt/build/bin/pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir dist . && \
     /opt/build/bin/pip --python /opt/postbus/bin/python install --quiet --no-deps --no-index dist/*.whl && \
     /opt/build/bin/pip --python /opt/postbus/bin/python check
 # The embedded defaults listen on the loopback, where nobody outside the container would reach them.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import smtplib
 import socket
 import ssl
+import sys
 import threading
 from email.message import EmailMessage
 from typing import Any
@@ -170,6 +171,13 @@ def test_tls_from_the_first_octet_with_a_context_of_ones_own() -> None:
         assert smtpd.messages[0].tls
         with pytest.raises(ValueError, match="no certificate was made here"):
             smtpd.client_context()
+
+
+def test_tls_without_what_makes_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What to install, or to give, is said."""
+    monkeypatch.setitem(sys.modules, "trustme", None)
+    with pytest.raises(ModuleNotFoundError, match="install trustme, which makes one, or give a tls_context"):
+        Smtpd(tls="starttls")
 
 
 def test_a_client_that_does_not_trust_the_server() -> None:

@@ -323,8 +323,10 @@ class Smtpd:
         return context
 
     def _certified(self) -> ssl.SSLContext:
-        import trustme  # noqa: PLC0415 - only tests of TLS need it
-
+        try:
+            import trustme  # noqa: PLC0415 - only tests of TLS need it
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError("TLS needs a certificate: install trustme, which makes one, or give a tls_context") from error
         self._authority = trustme.CA()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._authority.issue_cert("localhost", self.host).configure_cert(context)

@@ -26,6 +26,13 @@ HERE = "127.0.0.1:2525"
         pytest.param({"TLS": TLS % "starttls"}, HERE, "", "postbus send you@example.org", id="STARTTLS offered"),
         pytest.param({"TLS": TLS % "require"}, HERE, "", "postbus send you@example.org --starttls --insecure", id="STARTTLS required"),
         pytest.param({"TLS": TLS % "implicit"}, HERE, "", "postbus send you@example.org --tls --insecure", id="implicit TLS"),
+        pytest.param(
+            {"TLS": TLS % "starttls", "AUTH": "{required: true, users: u}"},
+            HERE,
+            "",
+            "postbus send you@example.org --starttls --insecure --user NAME",
+            id="a login",
+        ),
         pytest.param({"PROTOCOL": "lmtp"}, HERE, "", "postbus send you@example.org --lmtp", id="LMTP"),
         pytest.param({"PROTOCOL": "lmtp"}, "/run/a b", "", "postbus send you@example.org --socket '/run/a b'", id="LMTP on a socket"),
         pytest.param({}, "/run/a", "", "", id="SMTP on a socket, which smtplib cannot reach"),

@@ -46,6 +46,7 @@ def settings(**variables: str) -> Settings:
         pytest.param({}, {"LISTENERS__SMTP__LIMITS__ERRORS_MAX": "1"}, [], id="limits"),
         pytest.param({}, {"LISTENERS__SMTP__ANNOUNCE": "[DSN]"}, [], id="what EHLO says"),
         pytest.param({}, {"LISTENERS__SMTP__PARAMETERS__UNREGISTERED": "record"}, [], id="parameters"),
+        pytest.param({}, {"LISTENERS__SMTP__PROXY": '{"header": true, "trusted": ["10.0.0.0/8"]}'}, [], id="proxy"),
         pytest.param({}, {"LISTENERS__SMTP__TIMEOUTS__COMMAND_TIMEOUT_S": "1"}, [], id="timers"),
         pytest.param({}, {"LISTENERS__LMTP__ADDRESS": ":24"}, ["listeners.lmtp (new: restart to listen there)"], id="a new listener"),
         pytest.param(
@@ -60,6 +61,19 @@ def settings(**variables: str) -> Settings:
 def test_what_needs_a_restart(before: dict[str, str], after: dict[str, str], expected: list[str]) -> None:
     """By path; everything else is in force when the reload has ended."""
     assert expected == rooms.needs_restart(settings(**before), settings(**after))
+
+
+def test_tls_that_a_reload_has_brought_is_in_force() -> None:
+    """To be rid of it takes a restart, though the process was started without."""
+    without, starttls, require = (
+        settings(),
+        settings(LISTENERS__SMTP__TLS=TLS),
+        settings(LISTENERS__SMTP__TLS=TLS.replace("starttls", "require")),
+    )
+    assert ["listeners.smtp.tls.mode"] == rooms.needs_restart(rooms.upgraded(without, starttls), without)
+    assert [] == rooms.needs_restart(rooms.upgraded(without, starttls), require)
+    assert without == rooms.upgraded(without, settings(LISTENERS__SMTP__TLS=TLS.replace("starttls", "implicit")))
+    assert without == rooms.upgraded(without, settings(LISTENERS='{"other": {}}'))
 
 
 def test_every_pattern_is_of_a_path_that_exists() -> None:

@@ -1,4 +1,4 @@
-"""Measure postbus against its peers on this machine: ``python -m tests.bench [--quick] [--row NAME ...] [--out bench.json]``.
+"""Measure postbus against its peers on this machine: ``python -m tests.bench [--quick] [--plain] [--row NAME ...] [--out bench.json]``.
 
 Prints design 5's table and writes it as JSON, with the settings, versions and machine it holds for, and with what is missing and why.
 Takes about ten minutes; what goes on is said on standard error.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from tests import compiled
 from tests.bench import attacks, surroundings
 from tests.bench.figures import Figure, table
 from tests.bench.measuring import Plan
@@ -36,9 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run, print, write; return 0 when every chosen row was measured and every attack got its answer."""
     chosen = _options().parse_args(arguments)
     rows = _rows(chosen.row, quick=chosen.quick)
+    if not chosen.plain:
+        os.environ["PYTHONPATH"] = str(compiled.tree())  # as the image has it; for every program started from here
     report: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "quick": chosen.quick,
+        "build": "plain" if chosen.plain else "compiled",
         "rounds": chosen.rounds,
         "machine": surroundings.machine(),
         "versions": surroundings.versions(),
@@ -59,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="the cheap rows with few messages: does it work, not how fast")
+    parser.add_argument("--plain", action="store_true", help="the sources as they are, not compiled as in the image")
     parser.add_argument(
         "--row", action="append", default=[], metavar="NAME", help=f"measure these only: {', '.join(row.name for row in ROWS)}"
     )
@@ -103,7 +109,8 @@ def _printed(report: dict[str, Any], figures: Sequence[Figure], out: Path) -> st
     lines += [f"FAILED: {failure['row']}: {failure['why']}" for failure in attacked["failed"]]
     memory_gib = machine["memory_octets"] / 2**30
     lines.append(f"{machine['cores']} cores, {machine['cpu']}, {memory_gib:.0f} GiB, Linux {machine['kernel']}, {machine['python']}")
-    lines.append(f"{report['rounds']} rounds; load average {load['before'][0]} before, {load['after'][0]} after; report in {out}")
+    lines.append(f"{report['build']} build; {report['rounds']} rounds; load average {load['before'][0]} before, {load['after'][0]} after")
+    lines.append(f"report in {out}")
     return "\n".join(lines)
 
 

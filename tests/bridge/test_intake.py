@@ -522,6 +522,9 @@ RECEIVED = b"Received: from a by b;\r\n\tThu, 1 Jan 2026 00:00:00 +0000\r\n"
         pytest.param(b"Subject: x\r\n\r\n" + RECEIVED * 5, 0, id="in the body"),
         pytest.param(b"X-Received: a\r\nSubject: Received: b\r\n\r\n", 0, id="only alike"),
         pytest.param(RECEIVED * 3, 3, id="no body"),
+        pytest.param(RECEIVED.replace(b"\r\n", b"\n") * 3 + b"\n" + RECEIVED, 3, id="bare LF"),
+        pytest.param(RECEIVED.replace(b"\r\n", b"\r") * 3 + b"\r" + RECEIVED, 3, id="bare CR"),
+        pytest.param(RECEIVED + RECEIVED.replace(b"\r\n", b"\n") + b"\r\n" + RECEIVED, 2, id="some bare LF"),
     ],
 )
 def test_hops_are_received_fields(head: bytes, expected: int) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,12 +53,38 @@ def test_our_own_memory(tmp_path: Path) -> None:
     release()
 
 
+def test_parsers_count_too(tmp_path: Path) -> None:
+    """Whatever thread has started them; one that ends while we look is nothing."""
+    page = resource.getpagesize()
+    files = {"self/statm": "99 10 5", "self/task/1/children": "7 8 ", "self/task/2/children": "9 ", "7/statm": "9 3 1", "9/statm": ""}
+    for name, text in files.items():
+        path = tmp_path / "proc" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (tmp_path / "proc/self/task/3/children").mkdir(parents=True)
+    assert 13 * page == resident_octets(tmp_path)
+
+
+def test_a_child_of_ours_counts() -> None:
+    """As the kernel lists it, where it does."""
+    if not list(Path("/proc/self/task").glob("*/children")):
+        pytest.skip("this kernel lists no children")
+    before = resident_octets() or 0
+    program = "x = b'x' * (64 << 20); print(len(x), flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        grown = (resident_octets() or 0) - before
+        child.communicate(b"\n")
+    assert grown > 48 * MIB
+
+
 @pytest.mark.parametrize(
     ("said", "limit", "expected"),
     [
         pytest.param({}, 1000, 900, id="a share of the limit"),
         pytest.param({}, None, None, id="no limit"),
-        pytest.param({"memory_max_octets": 64 * MIB}, 1000, 64 * MIB, id="as said"),
+        pytest.param({"memory_max_octets": 160 * MIB}, 1000, 160 * MIB, id="as said"),
         pytest.param({"memory_max_share": 0.5}, 1000, 500, id="another share"),
     ],
 )
@@ -114,6 +143,6 @@ def test_load_is_shed_and_taken_on_again() -> None:
 def test_what_is_unknown_is_said_so() -> None:
     """Where the system tells nothing, nothing is shed."""
     load = Load(used=lambda: None, limit=lambda: None)
-    load.look(LoadSettings(memory_max_octets=64 * MIB), 0, disk_short=False)
+    load.look(LoadSettings(memory_max_octets=160 * MIB), 0, disk_short=False)
     assert load.refusal is None
-    assert load.detail == "memory unknown, 64 MiB would be too much"
+    assert load.detail == "memory unknown, 160 MiB would be too much"

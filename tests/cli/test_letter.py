@@ -18,6 +18,7 @@ import pytest
 from postbus.cli.letter import Destination, Fate, canonical, compose, deliver, trouble
 from postbus.server import Envelope, ListenerSettings, Session
 from postbus.server.settings import TlsSettings
+from postbus.testing import Smtpd
 from tests.server.wire import authority, listening, server_context
 
 TRANSACTION = "0198c0de-1234-7abc-8def-0123456789ab"
@@ -269,6 +270,38 @@ def test_a_goodbye_that_is_lost_changes_nothing() -> None:
 def test_words_for_what_breaks(error: Exception, expected: str) -> None:
     """The nearest class speaks."""
     assert expected == trouble(error, Destination("h", 1))[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        pytest.param("SMTPUTF8 not supported by server", "use addresses of ASCII alone", id="SMTPUTF8"),
+        pytest.param(
+            "SMTP AUTH extension not supported by server.",
+            "leave --user away, or say --starttls or --tls: servers ask for passwords inside TLS",
+            id="AUTH",
+        ),
+        pytest.param("STARTTLS extension not supported", "leave --starttls away, or give the server a certificate", id="STARTTLS"),
+    ],
+)
+def test_what_a_server_cannot_do_is_left_away(error: str, expected: str) -> None:
+    """That, and not something else."""
+    assert expected == trouble(smtplib.SMTPNotSupportedError(error), Destination("h", 1))[1]
+
+
+@pytest.mark.parametrize(("password", "code"), [pytest.param("secret", 250, id="right"), pytest.param("other", 535, id="wrong")])
+def test_a_login(password: str, code: int) -> None:
+    """Before MAIL; what is wrong is said, and the password nowhere."""
+    with Smtpd(users={"tim": "secret"}) as smtpd:
+        destination = Destination(smtpd.host, smtpd.port, timeout_s=10.0, user="tim", password=password)
+        assert password not in repr(destination)
+        if code == 250:
+            assert [250] == [fate.code for fate in deliver(destination, "a@x.example", ["b@x.example"], OCTETS)]
+            assert ["tim"] == [mail.login for mail in smtpd.messages]
+            return
+        with pytest.raises(smtplib.SMTPAuthenticationError) as broken:
+            deliver(destination, "a@x.example", ["b@x.example"], OCTETS)
+        assert trouble(broken.value, destination)[1] == "check --user and the password"
 
 
 def test_a_destination_reads_as_an_address() -> None:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from postbus import __version__
 from postbus.cli.main import CLI, EXAMPLES, LETTERS
+from postbus.testing import Smtpd
 
 RUNNER = CliRunner()
 COMMANDS = ["run", "check", "smtpd", "schema", "passwd", "send", "status", "healthcheck", "reload", "selftest"]
@@ -56,8 +57,8 @@ def test_every_command_teaches_by_examples(command: list[str]) -> None:
 
 
 def test_every_command_has_examples() -> None:
-    """No entry of the table is left over."""
-    assert {*COMMANDS, *LETTER_COMMANDS} == set(EXAMPLES)
+    """No entry of the table is left over; what stands under smtpd is the library's own."""
+    assert {*COMMANDS, *LETTER_COMMANDS} == {*EXAMPLES, "smtpd"}
 
 
 def test_no_command_shows_what_there_is() -> None:
@@ -135,6 +136,17 @@ def test_a_mail_that_cannot_be_sent(arguments: list[str], code: int, said: str) 
     assert "" == result.stdout
 
 
+def test_a_mail_of_somebody_who_logs_in() -> None:
+    """The password is a line of standard input; without --user the answer says what is wanted."""
+    with Smtpd(users={"tim": "secret"}) as smtpd:
+        port = str(smtpd.port)
+        refused = ran("send", "you@example.org", "--port", port)
+        assert (1, True) == (refused.exit_code, "--user NAME to log in" in refused.stdout)
+        arguments = ["send", "you@example.org", "--port", port, "--user", "tim", "--http", f"http://127.0.0.1:{nobody()}", "--wait", "0"]
+        assert 0 == RUNNER.invoke(CLI, arguments, input="secret\n").exit_code
+        assert ["tim"] == [mail.login for mail in smtpd.messages]
+
+
 def test_nobody_listens() -> None:
     """The first thing that goes wrong for everybody."""
     port = nobody()
@@ -187,9 +199,10 @@ def test_not_every_letter_is_dropped_by_accident() -> None:
 
 def test_smtpd_takes_the_librarys_options() -> None:
     """Its parser is that of ``python -m postbus.server``, under its own name; what it does not know is said the same way."""
-    result = ran("smtpd", "-h")
-    assert 0 == result.exit_code
-    assert "usage: postbus smtpd [-h] [-v] [-n] [-c CLASSPATH]" in result.stdout
+    for asked in ("-h", "--help"):
+        result = ran("smtpd", asked)
+        assert 0 == result.exit_code
+        assert "usage: postbus smtpd [-h] [-v] [-n] [-c CLASSPATH]" in result.stdout
     wrong = ran("smtpd", "-c", "no.such.Handler")
     assert 2 == wrong.exit_code
     assert "no class 'no.such.Handler'" in wrong.stderr

@@ -69,6 +69,14 @@ def test_a_failure_is_exit_code_1(server: str, monkeypatch: pytest.MonkeyPatch) 
     assert 1 == ran("127.0.0.1:1").exit_code
 
 
+def test_a_server_that_cannot_be_tested_is_said_in_words_for_people(server: str) -> None:
+    """What is the matter and what would help, on one line."""
+    said = "postbus: 127.0.0.1:1 cannot be reached: connection refused; is it running, and is that its port?\n"
+    assert said == ran("127.0.0.1:1").stderr
+    said = f"postbus: {server} does not announce STARTTLS; leave --starttls away, or give the server a certificate\n"
+    assert said == ran(server, "--starttls").stderr
+
+
 def test_the_cases_can_be_listed() -> None:
     """Without a server."""
     result = ran("--list", "--only", "http-*")
@@ -89,6 +97,8 @@ def test_the_cases_can_be_listed() -> None:
         pytest.param(["127.0.0.1:25", "--ca", "/nonexistent"], "name a PEM file", id="no authorities"),
         pytest.param(["192.0.2.1:25"], "say --yes-this-is-mine", id="somebody else's server"),
         pytest.param(["name.invalid:25"], "cannot be resolved", id="no such name"),
+        pytest.param(["127.0.0.1:25", "--json", "/nonexistent/report.json"], "/nonexistent/report.json cannot be written", id="no folder"),
+        pytest.param(["127.0.0.1:25", "--json", "/"], "/ cannot be written", id="a folder"),
     ],
 )
 def test_a_wrong_command_line(arguments: list[str], said: str) -> None:

@@ -437,6 +437,62 @@ BAD_FILES = [
         id="a PROXY header from nobody",
     ),
     pytest.param(
+        ROUTES + "listeners: {mx: {proxy: {header: true, trusted: [unix]}}}\n",
+        "file:3: listeners.mx.proxy.trusted: nobody may connect: unix is whoever connects over a Unix socket, and this is a port; "
+        "name the networks of the load balancer, as in [10.0.0.0/8]",
+        id="a Unix socket's proxy on a port",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {address: 'unix:/tmp/x.sock', proxy: {header: true, trusted: [10.0.0.0/8]}}}\n",
+        "file:3: listeners.mx.proxy.trusted: nobody may connect: whoever connects over a Unix socket has no address; name unix",
+        id="a port's proxy on a Unix socket",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {clients: {message_rate_max: true}}}\n",
+        "file:3: listeners.mx.clients.message_rate_max: true is not a whole number; write a number",
+        id="a switch for a number",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {content: {chunking: false, binarymime: true}}}\n",
+        "file:3: listeners.mx.content.binarymime: BINARYMIME is nothing without CHUNKING, which is off; set content.chunking to true, or "
+        "remove this (warning)",
+        id="binary content without chunks",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {stray: allow, content: {stray_allowed_from: [10.0.0.0/8]}}}\n",
+        "file:3: listeners.mx.content.stray_allowed_from: stray is allow for everybody; set stray to reject, or remove this (warning)",
+        id="an exception from nothing",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {strict_pipelining: false, clients: {pipelining_exempt: [10.0.0.0/8]}}}\n",
+        "file:3: listeners.mx.clients.pipelining_exempt: strict_pipelining is off for everybody; set strict_pipelining to true, or remove "
+        "this (warning)",
+        id="spared from what nobody is asked",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {strict_pipelining: false, timeouts: {greet_delay_s: 5}}}\n",
+        "file:3: listeners.mx.timeouts.greet_delay_s: banners wait for nothing: strict_pipelining is off, so who talks before one may; "
+        "set strict_pipelining to true, or remove this (warning)",
+        id="a delay for nothing",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {auth: {mechanisms: [PLAIN]}}}\n",
+        "file:3: listeners.mx.auth.mechanisms: PLAIN and LOGIN are not offered: there is no user file; name one in auth.users; make it: "
+        "postbus passwd FILE NAME (warning)",
+        id="mechanisms without users",
+    ),
+    pytest.param(
+        ROUTES + "listeners: {mx: {auth: {allow_plaintext: true}}}\n",
+        "file:3: listeners.mx.auth.allow_plaintext: AUTH is not offered: there is no user file; name one in auth.users, or remove this "
+        "(warning)",
+        id="no AUTH in plain text either",
+    ),
+    pytest.param(
+        "received: true\nroutes: [{name: all, match: '*', sinks: [stdout], mode: raw}]\n",
+        "file:1: received: no event lists headers: every route has mode raw; remove it, or set a route's mode to parsed or both (warning)",
+        id="a header for nobody",
+    ),
+    pytest.param(
         ROUTES + "listeners: {mx: {proxy: {header: true, trusted: [10.0.0.1/8]}}}\n",
         "file:3: listeners.mx.proxy.trusted[0]: '10.0.0.1/8' has address bits behind its length; write 10.0.0.0/8, or 10.0.0.1 for that "
         "one address",
@@ -656,3 +712,10 @@ def test_a_finding_is_one_line_whatever_it_repeats(tmp_path: Path) -> None:
     """Control characters and line breaks in a value cannot forge a line, or speak to the terminal."""
     found = findings(ROUTES + 'acceptance: "a\\nerror: forged \\e[31m"\n', tmp_path)
     assert ['file:3: acceptance: "a\\nerror: forged \\x1b[31m" is not known here; use spool or hold'] == found
+
+
+def test_a_user_file_without_users_where_all_must_log_in_is_warned_of(tmp_path: Path) -> None:
+    """Not an error: a reload that takes the last user away has to take effect."""
+    text = ROUTES + "listeners: {mx: {auth: {users: /dev/null, allow_plaintext: true, required: true}}}\n"
+    expected = "file:3: listeners.mx.auth.users: /dev/null holds no user, so nobody can log in, and all mail is refused; "
+    assert expected + "add one: postbus passwd /dev/null NAME (warning)" in findings(text, tmp_path)

@@ -338,6 +338,25 @@ def test_the_envelope_header_is_bounded() -> None:
     )
 
 
+def test_what_xforward_said_is_cut_too() -> None:
+    """Five texts of 255 octets, whose quotation marks are two octets each."""
+    record, to = _verbose()
+    mark = '"'
+    said = {**dict.fromkeys(("NAME", "ADDR", "PROTO", "HELO", "IDENT"), mark * 255), "PORT": "25", "SOURCE": "LOCAL"}
+    record = replace(
+        record,
+        mail_from=mark * 1000,
+        client=Client("2001:db8:1111:2222:3333:4444:5555:6666", 65535, mark * 255, mark * 255, via_proxy=True, forwarded=said),
+        auth=Auth("XOAUTH2", mark * 255),
+        params=dict.fromkeys(("ENVID", "RET", "AUTH"), mark * 500),
+    )
+    to = replace(to, address=mark * 900, normalized=mark * 900, tag=mark * 255, params={"ORCPT": mark * 500})
+    tree = json.loads(data := envelope_json(record, to))
+    assert len(data) <= ENVELOPE_MAX_OCTETS
+    assert {"client.forwarded.name", "client.forwarded.ident"} <= set(tree["limits"]["truncatedFields"])
+    assert (25, "LOCAL") == (tree["client"]["forwarded"]["port"], tree["client"]["forwarded"]["source"])
+
+
 def test_the_envelope_header_is_compact() -> None:
     """And tells what the octets do not."""
     tree = json.loads(envelope_json(mail(PLAIN), recipient()))

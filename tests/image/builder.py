@@ -1,7 +1,7 @@
 """Builds the Dockerfile without a container engine, and runs what comes out as a container would.
 
 buildah builds in a chroot, so no daemon is needed, only root; where no overlay can be mounted, its plain ``vfs`` storage copies every
-layer. The base image is a small Debian with Python 3.11 made by mmdebstrap, kept between runs, and given the name that FROM asks for.
+layer. The base images are small Debians with Python 3.11 made by mmdebstrap, kept between runs, and given the names that FROM asks for.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ from tests.peers import missing, need
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "docker.io/library/python:3.11-slim-bookworm"
+BUILD_BASE = "docker.io/library/python:3.11-bookworm"
 SUITE = "bookworm"
 PACKAGES = "ca-certificates,python3-minimal,python3-venv,python3-pip"
+BASES = {BASE: PACKAGES, BUILD_BASE: f"{PACKAGES},gcc,libc6-dev,python3-dev"}
+"""The two images that the Dockerfile stands on, by name: packages. The second has a C compiler."""
 EXCLUDED = ("doc", "locale", "man", "info")
 """Folders under /usr/share that only make the base image larger."""
 
@@ -40,18 +43,18 @@ def run(*command: str | Path, environment: Mapping[str, str] | None = None) -> s
     return done.stdout
 
 
-def base_tree() -> Path:
-    """Return the archive of the base image's files; made by the first run (20 s), then kept in the user's cache folder."""
+def base_tree(packages: str) -> Path:
+    """Return the archive of a base image's files; made by the first run (20 s), then kept in the user's cache folder."""
     mmdebstrap = need("mmdebstrap", REMEDY)
     options = [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in EXCLUDED]
-    made_of = hashlib.sha256(" ".join([SUITE, PACKAGES, *options]).encode()).hexdigest()[:12]
+    made_of = hashlib.sha256(" ".join([SUITE, packages, *options]).encode()).hexdigest()[:12]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "postbus-tests"
     tree = cache / f"{SUITE}-{made_of}.tar"
     if not tree.exists():
         cache.mkdir(parents=True, exist_ok=True)
         draft = cache / f"{tree.stem}-{os.getpid()}.tar"
         try:
-            run(mmdebstrap, "--quiet", "--variant=minbase", f"--include={PACKAGES}", *options, SUITE, draft)
+            run(mmdebstrap, "--quiet", "--variant=minbase", f"--include={packages}", *options, SUITE, draft)
             draft.rename(tree)
         finally:
             draft.unlink(missing_ok=True)
@@ -94,17 +97,18 @@ class Store:
         """Run buildah in this store."""
         return run(*self._buildah, *arguments, environment=self._environment)
 
-    def import_base(self) -> None:
-        """Make the base image, under the name that FROM asks for."""
-        context = self._folder / "base"
-        context.mkdir()
-        (context / "Dockerfile").write_text('FROM scratch\nADD tree.tar /\nCMD ["python3"]\n')
-        tree = base_tree()
-        try:
-            os.link(tree, context / "tree.tar")
-        except OSError:
-            shutil.copyfile(tree, context / "tree.tar")
-        self.buildah("build", "--quiet", "--tag", BASE, context)
+    def import_bases(self) -> None:
+        """Make the base images, under the names that FROM asks for."""
+        for name, packages in BASES.items():
+            context = self._folder / name.rpartition(":")[2]
+            context.mkdir()
+            (context / "Dockerfile").write_text('FROM scratch\nADD tree.tar /\nCMD ["python3"]\n')
+            tree = base_tree(packages)
+            try:
+                os.link(tree, context / "tree.tar")
+            except OSError:
+                shutil.copyfile(tree, context / "tree.tar")
+            self.buildah("build", "--quiet", "--tag", name, context)
 
     def build(self, tag: str, **arguments: str) -> None:
         """Build the repository's Dockerfile from the base image, fetching nothing but wheels."""
@@ -116,7 +120,7 @@ class Store:
             file.write(stream)
         paths = [path for path in settings.values() if path.startswith("/") and Path(path).exists()]
         volumes = [f"--volume={path}:{path}:ro" for path in paths]
-        stated = [f"--build-arg={name}={value}" for name, value in ({"PYTHON_IMAGE": BASE} | arguments).items()]
+        stated = [f"--build-arg={name}={value}" for name, value in ({"PYTHON_IMAGE": BASE, "BUILD_IMAGE": BUILD_BASE} | arguments).items()]
         options = ("--quiet", "--pull-never", "--network=host", "--format=docker", f"--secret=id=pip,src={secret}")
         self.buildah("build", *options, *volumes, *stated, "--tag", tag, ROOT)
 

@@ -18,7 +18,7 @@ OPTIONAL = PROJECT["optional-dependencies"]
 LOCKS = {
     "requirements.lock": [*PROJECT["dependencies"], *OPTIONAL["otlp"]],
     "requirements-test.lock": [*PROJECT["dependencies"], *OPTIONAL["otlp"], *OPTIONAL["test"]],
-    "requirements-build.lock": ["hatchling"],
+    "requirements-build.lock": ["hatchling", "hatch-mypyc"],
 }
 
 PIN = r"^([A-Za-z0-9._-]+)==([^ ;\\]+)(?: ;[^\\\n]*)? \\\n(?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+"

@@ -33,7 +33,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
     """Build the image once for all tests here."""
     store = Store(tmp_path_factory.mktemp("store"))
     try:
-        store.import_base()
+        store.import_bases()
         store.build("localhost/postbus:test", REVISION="0123abc")
         yield store.image("localhost/postbus:test")
     finally:
@@ -75,6 +75,13 @@ def test_what_the_image_says_of_itself(image: Image) -> None:
     assert {"/var/spool/postbus"} == set(image.config["Volumes"])
     labels = {name.removeprefix("org.opencontainers.image."): value for name, value in image.config["Labels"].items()}
     assert {"title": "postbus", "licenses": "Apache-2.0", "revision": "0123abc", "base.name": BASE}.items() <= labels.items()
+
+
+def test_the_hot_rooms_are_machine_code(image: Image, spool: Path) -> None:
+    """The engine and the rendering of events run compiled."""
+    said = inside(image, spool, "python3", "-c", "from postbus import event, smtp; print(smtp.engine.__file__, event.__path__[0])")
+    assert (0, "") == (said.returncode, said.stderr)
+    assert said.stdout.split()[0].endswith(".so")
 
 
 def test_no_tool_to_build_with_is_left(image: Image) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 MODULES = ("smtp", "lmtp", "controller", "handlers", "main", "proxy_protocol")
 
 SUBCLASS_POINTS = frozenset({
-    "_call_handler_hook", "_cleanup", "_create_envelope", "_create_server", "_create_session", "_deliver", "_factory_invoker",
-    "_handle_hooks", "_run", "_set_post_data_state", "_set_rset_state", "_smtp_methods", "_thread",
+    "_auth_interact", "_authenticate", "_call_handler_hook", "_cleanup", "_create_envelope", "_create_server", "_create_session",
+    "_deliver", "_factory_invoker", "_handle_hooks", "_run", "_set_post_data_state", "_set_rset_state", "_smtp_methods", "_thread",
 })  # fmt: skip
 """Names with an underscore that programs override or look at."""
 

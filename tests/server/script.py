@@ -55,6 +55,12 @@ LINES: Mapping[str, tuple[tuple[bytes, str], ...]] = {
         (b"stray\ntext\r\n", "550"), (b"x" * 900 + b"\r\n" + b"y" * 1200 + b"\r\n", "552"),
     ),
     "BDAT": ((b"text\r\n", ""), (b"", ""), (b"bare\nline\r\n.\r\n", ""), (b"x" * 2001, "552")),
+    "CHUNK": ((b"text\r\n", ""), (b"", ""), (b"bare\nline\r\n", ""), (b"x" * 900 + b"\r\n", ""), (b"x" * 2001, "")),
+    "AUTH": (
+        (b"AUTH PLAIN AHgAZ29vZA==", ""), (b"AUTH PLAIN AHgAYmFk", "535"),
+        (b"AUTH PLAIN =x", "501"), (b"AUTH XYZZY", "504"), (b"AUTH", "501"),
+    ),
+    "XFORWARD": ((b"XFORWARD ADDR=192.0.2.9 HELO=c.example", ""), (b"XFORWARD NAME=n.example", ""), (b"XFORWARD", "501")),
     "RSET": ((b"RSET", ""), (b"RSET x", "501")),
     "NOOP": ((b"NOOP", ""), (b"NOOP x", "")),
     "VRFY": ((b"VRFY x", ""), (b"VRFY", "501")),
@@ -93,6 +99,7 @@ class Seen:
     defects: dict[str, int] = field(default_factory=dict)
     body: bytes | None = None
     marks: list[int] = field(default_factory=list)
+    xforward: dict[str, str] = field(default_factory=dict)
 
     def copy(self) -> Seen:
         """Return what it is now."""
@@ -110,6 +117,7 @@ class Model:
 
     Attributes:
         calls: hooks called so far, with what they saw.
+        chunked: chunks were taken, of which ``content`` is made; failed: one was refused, and the last one has not come.
         named, accepted: recipients of the transaction, for the engine; its envelope may have others (``NOBODY``, ``TWICE``).
     """
 
@@ -120,6 +128,10 @@ class Model:
     sender: bool = False
     named: int = 0
     accepted: int = 0
+    chunked: bool = False
+    failed: bool = False
+    content: bytes = b""
+    authenticated: bool = False
     envelope: Seen = field(default_factory=Seen)
     calls: list[tuple[str, Seen]] = field(default_factory=list)
 
@@ -135,6 +147,11 @@ class Model:
     def forget(self) -> None:
         """A transaction has ended, or none has begun."""
         self.sender, self.named, self.accepted, self.envelope = False, 0, 0, Seen()
+        self.chunked, self.failed, self.content = False, False, b""
+
+    def fail(self) -> None:
+        """A chunk was refused: the message is lost, though the transaction goes on to its last chunk."""
+        self.chunked, self.failed, self.content, self.envelope = False, True, b"", Seen()
 
 
 def _greet(model: Model, step: Step) -> list[str]:
@@ -142,13 +159,13 @@ def _greet(model: Model, step: Step) -> list[str]:
         return ["500"]
     if step.refusal:
         return [step.refusal]
-    before = (model.sender, model.named, model.accepted, model.envelope)
+    before = (model.sender, model.named, model.accepted, model.envelope, model.chunked, model.failed, model.content)
     model.forget()
     model.call(step.verb)
     if CODES[step.fate] == "250":
         model.greeted = step.verb
     else:
-        model.sender, model.named, model.accepted, model.envelope = before
+        model.sender, model.named, model.accepted, model.envelope, model.chunked, model.failed, model.content = before
     return [CODES[step.fate]]
 
 
@@ -173,7 +190,7 @@ def _mail(model: Model, step: Step) -> list[str]:
 
 
 def _rcpt(model: Model, step: Step) -> list[str]:
-    if not model.sender:
+    if not model.sender or model.chunked or model.failed:
         return ["503"]
     model.named += 1
     if step.refusal:
@@ -195,6 +212,8 @@ def _rcpt(model: Model, step: Step) -> list[str]:
 
 
 def _data(model: Model, step: Step) -> list[str]:
+    if model.chunked or model.failed:
+        return ["503"]
     if not model.accepted:
         return ["554" if model.named and not model.lmtp else "503"]
     if not model.envelope.rcpt_tos:
@@ -211,26 +230,64 @@ def _data(model: Model, step: Step) -> list[str]:
     return ["354", *[CODES[step.fate]] * replies]
 
 
+def _chunk(model: Model, step: Step) -> list[str]:
+    """One chunk that is not the last."""
+    code = _chunk_refusal(model, step.line)
+    if not code:
+        model.chunked, model.content = True, model.content + step.line
+    elif code == "552" or (code == "503" and model.accepted):  # for nobody: a hook said 250 and kept none
+        model.fail()
+    return [code or "250"]
+
+
 def _bdat(model: Model, step: Step) -> list[str]:
-    """Two chunks, of which the second one says LAST."""
-    replies = model.accepted if model.lmtp else 1
-    if not model.accepted:
-        code = "554" if model.named and not model.lmtp else "503"
-        return [code] if model.lmtp and model.sender else [code] * 2  # RFC 2033 s4.3: zero replies for zero recipients
-    if not model.chunking:
-        return ["502", *["502"] * replies]
-    if not model.envelope.rcpt_tos:
+    """Two chunks, of which the second one says LAST; after it nothing is left, unless it was out of turn."""
+    first = _chunk(model, step)
+    replies = model.accepted if model.lmtp and model.sender else 1  # RFC 2033 s4.3: zero replies for zero recipients
+    code = _chunk_refusal(model, step.line)
+    if not code:
+        model.envelope.body = content = model.content + step.line
+        bare = content.count(b"\n") - content.count(b"\r\n")
+        model.envelope.add({"bare-lf": bare} if bare else {})
+        model.call("DATA")
+        code = CODES[step.fate]
         model.forget()
-        return ["503"] * (1 + replies)
+    elif code == "552" or model.failed:
+        model.forget()
+    return [*first, *[code] * replies]
+
+
+def _chunk_refusal(model: Model, octets: bytes) -> str:
+    """Return the code that a chunk of *octets* is refused with, ``""`` if it is taken."""
+    for bad, code in (
+        (not model.sender or model.failed, "503"),
+        (not model.accepted, "554" if model.named and not model.lmtp else "503"),
+        (not model.chunking, "502"),
+        (not model.envelope.rcpt_tos, "503"),
+        (len(model.content) + len(octets) > SIZE_MAX, "552"),
+    ):
+        if bad:
+            return code
+    return ""
+
+
+def _auth(model: Model, step: Step) -> list[str]:
+    if model.greeted != "EHLO" or model.sender or model.authenticated:
+        return ["503"]
     if step.refusal:
-        model.forget()
-        return [step.refusal, *["503"] * replies]
-    model.envelope.body = step.line * 2
-    if b"\nline" in step.line:
-        model.envelope.add({"bare-lf": 2})
-    model.call("DATA")
-    model.forget()
-    return ["250", *[CODES[step.fate]] * replies]
+        return [step.refusal]
+    model.authenticated = True
+    return ["235"]
+
+
+def _xforward(model: Model, step: Step) -> list[str]:
+    if model.sender:
+        return ["503"]
+    if step.refusal:
+        return [step.refusal]
+    words = (word.partition("=") for word in step.line.decode().split(" ")[1:])
+    model.envelope.xforward.update({name: value for name, _, value in words})
+    return ["250"]
 
 
 def _rset(model: Model, step: Step) -> list[str]:
@@ -255,13 +312,14 @@ def _starttls(model: Model, step: Step) -> list[str]:
         return [step.refusal]
     if model.tls or model.greeted == "HELO":
         return ["503"]
-    model.tls, model.greeted = True, ""
+    model.tls, model.greeted, model.authenticated = True, "", False
     model.forget()
     return ["220"]
 
 
 ROWS: Mapping[str, Callable[[Model, Step], list[str]]] = {
     "EHLO": _greet, "HELO": _greet, "MAIL": _mail, "RCPT": _rcpt, "DATA": _data, "BDAT": _bdat, "RSET": _rset,
+    "CHUNK": _chunk, "AUTH": _auth, "XFORWARD": _xforward,
     "NOOP": _bystander, "VRFY": _bystander, "STARTTLS": _starttls, "JUNK": lambda _model, step: [step.refusal],
 }  # fmt: skip
 
@@ -293,11 +351,13 @@ def seen(envelope: Any) -> Seen:
         dict(envelope.defects),
         envelope.original_content,
         list(vars(envelope).get("marks", ())),
+        dict(envelope.xforward),
     )
 
 
 # Verbs by how often they come: enough of those that make mail that mails are made.
-_VERBS = ["MAIL"] * 5 + ["RCPT"] * 7 + ["DATA"] * 4 + ["BDAT"] * 3 + ["EHLO", "HELO", "RSET", "NOOP", "VRFY", "STARTTLS", "JUNK"]
+_SELDOM = ["AUTH", "XFORWARD", "EHLO", "HELO", "RSET", "NOOP", "VRFY", "STARTTLS", "JUNK"]
+_VERBS = ["MAIL"] * 5 + ["RCPT"] * 7 + ["DATA"] * 4 + ["BDAT", "CHUNK"] * 3 + _SELDOM
 _FATES = [Fate.ACCEPT] * 8 + [Fate.LATER, Fate.NEVER, Fate.RAISE, Fate.NONE, Fate.NONSENSE, Fate.TOO_LATE]
 
 

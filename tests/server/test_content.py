@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -323,5 +324,117 @@ def test_a_peer_that_turns_out_to_be_another_is_judged_anew(run: Run) -> None:
                 assert await wire.talk("EHLO client.example", f"XCLIENT ADDR={address}") == ["250", "220"]
                 await wire.begin()
                 assert (await sent(wire, "a\nb\r\n"))[:3] == code
+
+    run(scenario())
+
+
+class AsOfOld(SMTP):
+    """RSET and EHLO as subclasses of aiosmtpd's server spell them out, without a word to the superclass."""
+
+    async def smtp_RSET(self, arg: str | None) -> None:
+        """Begin with a new envelope."""
+        self._set_rset_state()
+        await self.push("250 OK")
+
+    async def smtp_EHLO(self, arg: str | None) -> None:
+        """Greet."""
+        assert self.session is not None
+        self._set_rset_state()
+        self.session.extended_smtp = True
+        self.session.host_name = arg
+        await self.push("250 mx.example")
+
+
+class Forgetful(SMTP):
+    """Answers, and forgets to forget."""
+
+    async def smtp_RSET(self, arg: str | None) -> None:
+        """Say yes."""
+        await self.push("250 OK")
+
+    async def smtp_EHLO(self, arg: str | None) -> None:
+        """Say yes."""
+        await self.push("250 mx.example")
+
+
+@pytest.mark.parametrize("end", ["RSET", "EHLO other.example"])
+@pytest.mark.parametrize("smtp_class", [AsOfOld, Forgetful])
+def test_a_method_that_ends_a_transaction_leaves_nothing_of_it(smtp_class: type[SMTP], end: str, tmp_path: Path, run: Run) -> None:
+    """Neither chunks nor recipients, however little the method does."""
+
+    async def scenario() -> None:
+        box = Box()
+        async with listening(box, settings(), smtp_class=smtp_class, spill_folder=tmp_path) as listener, Wire.to(listener) as wire:
+            await wire.talk("HELO client.example", *ENVELOPE[1:2], "RCPT TO:<old@mx.example>")
+            for octets in (b"old", b"old" * 200_000):
+                assert (await chunk(wire, octets)).startswith("250")
+            assert (await wire.say(end)).startswith("250")
+            (server,) = roster_of(listener).connections
+            assert (server.credit_s, server.mail_at) == (None, None)
+            assert await wire.talk(*ENVELOPE[1:]) == ["250", "250"]
+            assert (await chunk(wire, b"new", last=True)).startswith("250")
+            await until(lambda: not list(tmp_path.iterdir()))
+        assert [(b"new", ["b@mx.example"])] == [(envelope.content, envelope.rcpt_tos) for envelope in box.envelopes]
+
+    run(scenario())
+
+
+def test_a_method_that_ends_a_transaction_too_late_leaves_nothing_of_it(run: Run) -> None:
+    """RSET is answered 451 for it, and has reset."""
+    gate = asyncio.Event()
+
+    class Late(SMTP):
+        """Takes its time."""
+
+        async def smtp_RSET(self, arg: str | None) -> None:
+            """Wait first."""
+            await gate.wait()
+            await super().smtp_RSET(arg)
+
+    async def scenario() -> None:
+        box = Box()
+        said = settings(timeouts=TimeoutSettings(answer_timeout_s=0.05))
+        async with listening(box, said, smtp_class=Late, sweep_interval_s=0.01) as listener, Wire.to(listener) as wire:
+            await wire.talk("EHLO client.example", *ENVELOPE[1:2], "RCPT TO:<old@mx.example>")
+            assert (await chunk(wire, b"old")).startswith("250")
+            assert (await wire.say("RSET")).startswith("451")
+            assert await wire.talk(*ENVELOPE[1:]) == ["250", "250"]
+            gate.set()
+            await until(lambda: not roster_of(listener).work)
+            assert (await chunk(wire, b"new", last=True)).startswith("250")
+        assert [(b"new", ["b@mx.example"])] == [(envelope.content, envelope.rcpt_tos) for envelope in box.envelopes]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("begun", "rest", "code"),
+    [
+        pytest.param(b"DATA\r\n", b"stray\nline\r\n.\r\n", "550", id="content"),
+        pytest.param(b"BDAT 9999 LAST\r\n", b"x" * 9999, "552", id="last chunk"),
+        pytest.param(b"BDAT 9999\r\n" + b"x" * 9999, b"BDAT 1 LAST\r\nx", "503", id="behind a failed chunk"),
+    ],
+)
+@pytest.mark.parametrize("smtp_class", [SMTP, Forgetful], ids=["fast", "with methods"])
+def test_a_refused_message_ends_a_drain_at_once(begun: bytes, rest: bytes, code: str, smtp_class: type[SMTP], run: Run) -> None:
+    """It gets its true reply, then 421, long before the deadline."""
+
+    async def scenario() -> None:
+        said = settings(limits=LimitSettings(message_max_octets=2000))
+        async with listening(Box(), said, smtp_class=smtp_class) as listener, Wire.to(listener) as wire:
+            await wire.talk("HELO client.example", *ENVELOPE[1:])
+            wire.send(begun)
+            if begun[:4] == b"DATA" or len(begun) > 100:
+                await wire.reply()
+            (server,) = roster_of(listener).connections
+            await until(lambda: server.octets >= 60 + len(begun))
+            draining = asyncio.create_task(listener.drain(60))
+            await until(lambda: roster_of(listener).draining)
+            wire.send(rest)
+            assert (await wire.reply())[:3] == code
+            assert (await wire.reply()).startswith("421 4.3.2")
+            wire.writer.close()
+            async with asyncio.timeout(5):
+                assert await draining is True
 
     run(scenario())

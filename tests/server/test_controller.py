@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import smtplib
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -247,6 +248,22 @@ def test_old_server_kwargs_are_taken_with_a_warning() -> None:
     with pytest.warns(DeprecationWarning, match="server_kwargs"):
         controller = Controller(Box(), server_kwargs={"data_size_limit": 5, "ident": "old"}, data_size_limit=6)
     assert {"enable_SMTPUTF8": True, "data_size_limit": 6, "ident": "old"} == controller.SMTP_kwargs
+
+
+@pytest.mark.parametrize("controller", [Controller, UnthreadedController], ids=["threaded", "unthreaded"])
+def test_a_context_that_turns_clients_away_is_warned_of(controller: type[Controller | UnthreadedController]) -> None:
+    """Once, at the start: most clients have no certificate, and a context made for clients asks for one."""
+    loop = asyncio.new_event_loop()
+    ours = controller(Box(), "127.0.0.1", 0, loop=loop, tls_context=ssl.create_default_context())
+    begin, end = (ours.start, ours.stop) if isinstance(ours, Controller) else (ours.begin, ours.end)
+    try:
+        with pytest.warns(UserWarning, match="CERT_REQUIRED") as warned:
+            begin()
+        assert 1 == len(warned)
+        end()
+    finally:
+        if not loop.is_closed():
+            loop.close()
 
 
 def test_limits_of_the_listener_can_be_given() -> None:

@@ -322,3 +322,32 @@ def test_proxy_and_mailbox_refuse_other_words(handler: Any, words: tuple[str, ..
     """By way of the parser."""
     with pytest.raises(SystemExit):
         handler.from_cli(ArgumentParser(), *words)
+
+
+def test_proxy_smuggles_nothing(relay: tuple[Relay, Proxy], run: Run) -> None:
+    """Behind BDAT every octet is content; what a relay might take for the end of a message or a line is made a line end, and stuffed."""
+
+    async def scenario() -> None:
+        async with listening(relay[1]) as listener, Wire.to(listener) as wire:
+            await wire.talk("EHLO x", "MAIL FROM:<a@x>", "RCPT TO:<b@x>")
+            content = b"Subject: x\n\ntext\r.\r\nMAIL FROM:<evil@x>\r\r\n.\n"
+            wire.send(b"BDAT %d LAST\r\n%b" % (len(content), content))
+            assert (await wire.reply()) == "250 2.0.0 OK"
+
+    run(scenario())
+    (passed_on,) = relay[0].envelopes
+    assert b"Subject: x\r\nX-Peer: 127.0.0.1\r\n\r\ntext\r\n.\r\nMAIL FROM:<evil@x>\r\n\r\n.\r\n" == passed_on.content
+    assert {} == passed_on.defects
+
+
+def test_proxy_passes_on_no_binary_content(relay: tuple[Relay, Proxy], run: Run) -> None:
+    """BODY=BINARYMIME may not go by DATA (RFC 3030 s3)."""
+
+    async def scenario() -> None:
+        async with listening(relay[1]) as listener, Wire.to(listener) as wire:
+            await wire.talk("EHLO x", "MAIL FROM:<a@x> BODY=BINARYMIME", "RCPT TO:<b@x>")
+            wire.send(b"BDAT 1 LAST\r\n\0")
+            assert (await wire.reply()).startswith("554 5.6.3")
+
+    run(scenario())
+    assert [] == relay[0].envelopes

@@ -486,6 +486,26 @@ def test_challenges_after_the_end_are_not_sent(run: Run) -> None:
     run(scenario())
 
 
+def test_the_old_form_of_a_challenge(run: Run) -> None:
+    """``_auth_interact``: a whole line, its base64 made by the mechanism; as a warning says, ``challenge_auth`` came after it."""
+
+    class Old(Box):
+        """Asks a question."""
+
+        async def auth_X(self, server: SMTP, args: list[str]) -> AuthResult:
+            """Ask."""
+            with pytest.warns(DeprecationWarning, match="challenge_auth"):
+                return AuthResult(success=await server._auth_interact("334 eA==") == b"y", handled=False)
+
+    async def scenario() -> None:
+        async with serving(Old()) as listener, Wire.to(listener) as wire:
+            await greeted(wire)
+            assert await wire.say("AUTH X") == "334 eA=="
+            assert await wire.say(b64encode(b"y").decode()) == DONE
+
+    run(scenario())
+
+
 def test_client_responses_are_never_logged(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     """Asking for it only brings a warning."""
 

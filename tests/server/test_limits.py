@@ -465,6 +465,22 @@ def test_a_slowed_peer_may_leave(how: str, run: Run) -> None:
     run(scenario())
 
 
+def test_a_handshake_ends_the_wait(run: Run) -> None:
+    """STARTTLS that is answered slowly: the session behind it owes no more waiting, and has its own work."""
+
+    async def scenario() -> None:
+        clock = ManualClock()
+        said = settings(limits=LimitSettings(junk_slow=1), timeouts=TimeoutSettings(error_delay_s=5))
+        async with listening(Box(), said, clock=clock, tls_context=server_context()) as listener, Wire.to(listener) as wire:
+            await wire.say("EHLO x")
+            await wire.start_tls()
+            (server,) = roster_of(listener).connections
+            await until(lambda: server.engine.tls)
+            assert (server.pause_until, server.busy) == (None, False)
+
+    run(scenario())
+
+
 # --- slow and long
 
 

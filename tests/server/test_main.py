@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from postbus import telemetry
 from postbus.server import main as command
 from postbus.server.handlers import Debugging, Sink
 from tests.server.wire import authority, client_context
@@ -38,6 +39,9 @@ class MyHandler:
 
 class Wordless:
     pass
+
+
+number = 1
 '''
 
 
@@ -74,6 +78,9 @@ def test_a_handler_is_made_of_words_and_served(end: signal.Signals, tmp_path: Pa
         pytest.param(["-c", "mine.Wordless", "one"], "Wordless has no from_cli", id="words for nobody"),
         pytest.param(["-c", "mine.Nothing"], "no class 'mine.Nothing'", id="no such class"),
         pytest.param(["-c", "no.such.Handler"], "no class 'no.such.Handler'", id="no such module"),
+        pytest.param(["-c", "mine.number"], "no class 'mine.number': it is of type int", id="no class at all"),
+        pytest.param(["-c", ".Handler"], "no class '.Handler'", id="a relative path"),
+        pytest.param(["-l", ":65536"], "':65536' is no [HOST][:PORT]; ports end at 65535", id="no port"),
         pytest.param(["-l", "a:b"], "'a:b' is no [HOST][:PORT]", id="no place"),
     ],
 )
@@ -87,13 +94,13 @@ def test_mistakes_are_named(arguments: list[str], expected: str, tmp_path: Path)
 
 
 def test_a_port_in_use_is_said(tmp_path: Path) -> None:
-    """Exit code 1 and where, no traceback."""
+    """Exit code 1, where, and what to do; no traceback."""
     with socket.create_server(("127.0.0.1", 0)) as holder:
         place = f"127.0.0.1:{holder.getsockname()[1]}"
         with started(tmp_path, "-n", "-l", place, "-c", "Sink") as process:
             said = process.communicate(timeout=20)[1]
     assert (1, 1) == (process.returncode, len(said.splitlines()))
-    assert f"cannot listen on {place}" in said
+    assert f"cannot listen on {place}: something else listens there already; choose another port" in said
 
 
 @pytest.mark.parametrize(
@@ -227,3 +234,27 @@ def test_three_times_debug_sees_what_the_loop_complains_of(monkeypatch: pytest.M
     made = command.parseargs(["-ddd", "-c", "Sink"])[1]
     assert (3, True, "localhost", 8025) == (made.debug, made.setuid, made.host, made.port)
     assert isinstance(made.handler, Sink)
+
+
+def test_a_handler_is_looked_for_where_one_works(tmp_path: Path) -> None:
+    """By ``postbus smtpd`` too, whose program lies elsewhere."""
+    (tmp_path / "mine.py").write_text(MINE)
+    program = "import sys; from postbus.cli.main import main; sys.path.remove(''); main(['smtpd', '-c', 'mine.MyHandler', 'one'])"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (2, "postbus smtpd: error: two words, please") == (done.returncode, done.stderr.splitlines()[-1])
+
+
+def test_the_machines_name_is_asked_before_root_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has become nobody may not read what asking needs: an installation in root's own folder."""
+    order: list[str] = []
+
+    def become(parser: Any) -> None:
+        order.append("nobody")
+        parser.exit(3)
+
+    monkeypatch.setattr(command, "machine_name", lambda: order.append("name"))
+    monkeypatch.setattr(command, "_become_nobody", become)
+    monkeypatch.setattr(telemetry, "configure", lambda **_: None)  # the process's log stays where it was
+    with pytest.raises(SystemExit, match="3"):
+        command.main(["-c", "Sink", "-l", "127.0.0.1:0"])
+    assert ["name", "nobody"] == order

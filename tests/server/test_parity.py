@@ -36,6 +36,13 @@ def test_modules_have_the_names_of_theirs(module: str) -> None:
     __import__(f"postbus.server.{module}")
 
 
+def test_names_with_an_underscore_that_programs_import() -> None:
+    """``_Missing`` is what annotations of ``_call_handler_hook`` and ``challenge_auth`` name."""
+    from postbus.server.smtp import MISSING, _Missing
+
+    assert isinstance(MISSING, _Missing)
+
+
 def test_a_typed_program_is_checked_strictly(tmp_path: Path) -> None:
     """As in a project of one's own, where postbus is a package that says ``py.typed``: nothing in it is Any by mistake."""
     source = Path(postbus.__file__).parent

@@ -11,7 +11,7 @@ from typing import Any
 
 import aiosmtpd.proxy_protocol as oracle
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postbus.server.crc32c import crc32c
@@ -29,6 +29,7 @@ from postbus.server.proxy_protocol import (
     UnknownTypeTLV,
     get_proxy,
 )
+from tests.fuzz import bounded
 
 LONGEST_V6 = "ffff:" * 7 + "ffff"
 TCP4 = struct.pack("!4s4sHH", IPv4Address("192.0.2.1").packed, IPv4Address("198.51.100.2").packed, 40_000, 25)
@@ -287,7 +288,7 @@ ANYTHING = st.one_of(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@bounded(600)
 @given(ANYTHING, st.lists(st.integers(0, 400), max_size=6))
 def test_any_octets_at_any_split_never_raise_and_mean_the_same(octets: bytes, cuts: list[int]) -> None:
     """The fuzz target: no exception, one result, nothing kept beyond the header."""

@@ -13,7 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from postbus.server import LMTP, SMTP, Listener, ListenerSettings
+from postbus.server.auth import AuthResult
+from postbus.server.auth_settings import AuthSettings
 from postbus.server.parameter_settings import ParameterSettings
+from postbus.server.proxy_settings import ProxySettings
 from postbus.server.settings import LimitSettings, TimeoutSettings
 from tests.fuzz import bounded
 from tests.server.conftest import LOOPS, Run
@@ -191,6 +194,8 @@ class Client:
         elif step.verb == "BDAT":
             size = str(len(step.line)).encode()
             self.say(b"BDAT " + size + b"\r\n" + step.line + b"BDAT " + size + b" last\r\n" + step.line, codes)
+        elif step.verb == "CHUNK":
+            self.say(b"BDAT %d\r\n%b" % (len(step.line), step.line), codes)
         else:
             self.say(line, codes)
         if late:
@@ -199,6 +204,11 @@ class Client:
             await self.sync()
         if codes == ["220"]:
             await self.wire.shake_hands()
+
+
+def judge(server: Any, session: Any, envelope: Any, mechanism: str, auth_data: Any) -> AuthResult:
+    """Take one password."""
+    return AuthResult(success=auth_data.password == b"good", handled=False)
 
 
 async def play(script: Sequence[Step], seed: int, smtp_class: type[SMTP]) -> None:
@@ -210,7 +220,7 @@ async def play(script: Sequence[Step], seed: int, smtp_class: type[SMTP]) -> Non
         codes = model.play(step)
         played.append((step, codes, len(model.calls) > before))
     handler, clock = Trickster([step for step, _, asked in played if asked]), ManualClock()
-    options = {"smtp_class": smtp_class, "tls_context": server_context(), "clock": clock}
+    options = {"smtp_class": smtp_class, "tls_context": server_context(), "clock": clock, "authenticator": judge}
     async with listening(handler, SETTINGS, **options) as listener, Wire.to(listener) as wire:
         client = Client(wire, listener, handler, clock, seed)
         for step, codes, asked in played:
@@ -227,8 +237,9 @@ async def play(script: Sequence[Step], seed: int, smtp_class: type[SMTP]) -> Non
         assert model.envelope == seen(server.envelope)
         engine = server.engine
         assert (model.sender, model.accepted, False) == (engine.in_transaction, engine.accepted_recipients, engine.in_content)
-        assert (model.sender, None) == (server.mail_at is not None, server.credit_s)
-        assert ([], 0, None) == (server._pieces, server._size_octets, server._spill)
+        assert (model.sender and not model.failed, model.chunked) == (server.mail_at is not None, server.credit_s is not None)
+        assert (model.content, len(model.content), None) == (b"".join(server._pieces), server._size_octets, server._spill)
+        assert model.authenticated == engine.authenticated == bool(server.session and server.session.authenticated)
 
 
 SETTINGS = ListenerSettings(
@@ -238,6 +249,8 @@ SETTINGS = ListenerSettings(
     parameters=ParameterSettings(unregistered="record"),
     limits=LimitSettings(message_max_octets=SIZE_MAX, errors_max=MANY, junk_max=MANY, unknown_max=MANY, errors_slow=MANY, junk_slow=MANY),
     timeouts=TimeoutSettings(answer_timeout_s=ANSWER_S),
+    auth=AuthSettings(allow_plaintext=True, failures_max=MANY, failure_delay_s=0),
+    proxy=ProxySettings(xforward=("127.0.0.1",)),
 )
 
 
@@ -265,6 +278,33 @@ ROWS = {
     "chunks refused": [*MAILED, said("BDAT", 0, Fate.NEVER), *ANOTHER],
     "chunks too late": [*MAILED, said("BDAT", 0, Fate.TOO_LATE), *ANOTHER],
     "chunks oversized": [*MAILED, said("BDAT", 3), said("BDAT"), *ANOTHER],
+    "chunk, then RSET": [*MAILED, said("CHUNK"), said("RSET"), *ANOTHER],
+    "chunk, then EHLO": [*MAILED, said("CHUNK", 2), GREETING, said("MAIL"), said("RCPT"), said("BDAT"), *ANOTHER],
+    "chunk, then EHLO refused": [*MAILED, said("CHUNK"), said("EHLO", 0, Fate.NEVER), said("BDAT"), *ANOTHER],
+    "chunk, then EHLO too late": [*MAILED, said("CHUNK"), said("EHLO", 0, Fate.TOO_LATE), said("BDAT"), *ANOTHER],
+    "chunk, then NOOP too late": [*MAILED, said("CHUNK"), said("NOOP", 0, Fate.TOO_LATE), said("BDAT"), *ANOTHER],
+    "chunk, then out of turn": [
+        *MAILED,
+        said("CHUNK"),
+        *[said(verb) for verb in ("MAIL", "RCPT", "DATA", "AUTH", "STARTTLS")],
+        said("BDAT"),
+    ],
+    "chunk, then too much": [*MAILED, said("CHUNK", 3), said("CHUNK", 3), said("CHUNK", 3), said("NOOP"), said("BDAT"), *ANOTHER],
+    "chunk for nobody": [GREETING, said("MAIL"), said("RCPT", 1, Fate.NOBODY), said("CHUNK"), said("NOOP"), said("BDAT"), *ANOTHER],
+    "XFORWARD": [GREETING, said("XFORWARD"), said("XFORWARD", 1), *ANOTHER, *ANOTHER],
+    "XFORWARD, MAIL refused": [GREETING, said("XFORWARD"), said("MAIL", 0, Fate.NEVER), *ANOTHER],
+    "AUTH": [
+        GREETING,
+        said("AUTH", 1),
+        said("AUTH"),
+        said("AUTH"),
+        *ANOTHER,
+        said("RSET"),
+        GREETING,
+        said("AUTH"),
+        said("STARTTLS"),
+        GREETING,
+    ],
     "oversized": [*MAILED, said("DATA", 4), *ANOTHER],
     "STARTTLS": [GREETING, said("MAIL", 2), said("STARTTLS"), said("RSET"), said("STARTTLS"), said("MAIL"), GREETING, *ANOTHER],
 }

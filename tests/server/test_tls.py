@@ -12,6 +12,7 @@ import pytest
 import trustme
 
 from postbus.server import ListenerSettings, TlsUnusable
+from postbus.server.auth_settings import AuthSettings
 from postbus.server.settings import TimeoutSettings, TlsSettings
 from postbus.server.tls import server_context as context_of
 from postbus.telemetry.numbers import NUMBERS
@@ -202,6 +203,40 @@ def test_a_reload_is_for_new_connections_and_never_for_the_worse(tmp_path: Path,
             assert await trusted(listener, second)
             assert not await trusted(listener, first)
             await until(lambda: listener.sessions == 0)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "offered"),
+    [
+        pytest.param("none", "starttls", True, id="given"),
+        pytest.param("starttls", "none", True, id="never taken away"),
+        pytest.param("starttls", "implicit", True, id="plain stays plain"),
+        pytest.param("none", "implicit", False, id="plain stays without"),
+        pytest.param("implicit", "starttls", False, id="implicit stays so"),
+        pytest.param("implicit", "none", False, id="implicit is not taken away"),
+    ],
+)
+def test_a_mode_is_followed_wholly_or_not_at_all(before: str, after: str, offered: bool, tmp_path: Path, run: Run) -> None:
+    """A plain listener never takes its connections for encrypted ones, nor the other way round, whatever a reload says."""
+
+    async def scenario() -> None:
+        modes = {mode: pair(tmp_path, mode).model_copy(update={"mode": mode}) for mode in ("starttls", "implicit")}
+        modes["none"] = TlsSettings(mode="none")
+        implicit = before == "implicit"
+        async with listening(Box(), settings(modes[before], auth=AuthSettings(required=True))) as listener:
+            listener.reconfigure(settings(modes[after], auth=AuthSettings(required=True), stray="allow"))
+            assert listener.settings.stray == "allow"
+            context = ssl.create_default_context()
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            host, _, port = listener.addresses[0].rpartition(":")
+            reader, writer = await asyncio.open_connection(host, int(port), ssl=context if implicit else None)
+            assert (await reader.readline()).startswith(b"220")
+            writer.write(b"EHLO x\r\n")
+            greeting = await reader.readuntil(b"\r\n250 ")
+            assert offered is (b"STARTTLS" in greeting)
+            writer.close()
 
     run(scenario())
 

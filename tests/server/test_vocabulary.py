@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from postbus.server import LMTP, SMTP, Envelope, ListenerSettings, Session
-from postbus.server.settings import LimitSettings
+from postbus.server.settings import LimitSettings, TimeoutSettings
 from postbus.server.smtp import call_limits, make_loop
 from tests.server.conftest import Run
 from tests.server.test_smtp import Box, sent
@@ -216,3 +216,79 @@ def test_a_protocol_made_where_no_loop_runs() -> None:
     thread.join()
     assert found[0] is found[1]
     found[0].close()
+
+
+class Verbose:
+    """Pushes lines ahead of its answers."""
+
+    async def handle_NOOP(self, server: SMTP, session: Session, envelope: Envelope, arg: str) -> str:
+        """Two lines more."""
+        await server.push("250-first")
+        await server.push("250-second")
+        return "250 done"
+
+    async def handle_MAIL(self, server: SMTP, session: Session, envelope: Envelope, address: str, mail_options: list[str]) -> str:
+        """Lines of a reply that it then does not give."""
+        await server.push("250-first")
+        return "550 5.7.1 no"
+
+    async def handle_VRFY(self, server: SMTP, session: Session, envelope: Envelope, address: str) -> str:
+        """A reply of its own, whole."""
+        await server.push("252-so")
+        await server.push("252 long")
+        return "252 2.5.2 and then"
+
+    async def handle_EXPN(self, server: SMTP, session: Session, envelope: Envelope, name: str) -> str:
+        """A line, and then a mistake."""
+        await server.push("250-first")
+        raise ValueError(name)
+
+
+def test_lines_pushed_ahead_of_an_answer_are_part_of_it(run: Run) -> None:
+    """Where the codes agree; else they are dropped, and in no case are they found in a later reply."""
+
+    async def scenario() -> None:
+        async with listening(Verbose()) as listener, Wire.to(listener) as wire:
+            await wire.say("EHLO x")
+            assert await wire.say("NOOP") == "250-first\n250-second\n250 done"
+            assert await wire.say("MAIL FROM:<a@x>") == "550 5.7.1 no"
+            assert await wire.say("EXPN x") == "451 4.3.0 Local error in processing"
+            assert await wire.say("VRFY b@x") == "252-so\n252 long"
+            assert await wire.reply() == "252 2.5.2 and then"
+            assert await wire.say("RSET") == "250 2.0.0 OK"
+
+    run(scenario())
+
+
+class Lingering:
+    """Begins a reply and never ends it in time."""
+
+    def __init__(self) -> None:
+        self.goes_on, self.gone = asyncio.Event(), asyncio.Event()
+
+    async def handle_NOOP(self, server: SMTP, session: Session, envelope: Envelope, arg: str) -> str:
+        """Wait for somebody to say go on."""
+        await server.push("250-first")
+        await self.goes_on.wait()
+        await server.push("250-second")
+        self.gone.set()
+        return "250 done"
+
+    async def handle_VRFY(self, server: SMTP, session: Session, envelope: Envelope, address: str) -> str:
+        """Answer at once."""
+        return "252 2.5.2 no"
+
+
+def test_a_reply_that_is_begun_and_not_ended_in_time_spoils_no_other(run: Run) -> None:
+    """Neither what was pushed before the deadline is heard later, nor what is pushed after it."""
+
+    async def scenario() -> None:
+        handler = Lingering()
+        settings = ListenerSettings(address="127.0.0.1:0", timeouts=TimeoutSettings(answer_timeout_s=0.05))
+        async with listening(handler, settings=settings) as listener, Wire.to(listener) as wire:
+            assert await wire.say("NOOP") == "451 4.3.0 Local error in processing"
+            handler.goes_on.set()
+            await handler.gone.wait()
+            assert await wire.say("VRFY x") == "252 2.5.2 no"
+
+    run(scenario())

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from postbus.server import SMTP, Envelope, ListenerSettings, Session
+from postbus.server.auth import AuthResult
+from postbus.server.auth_settings import AuthSettings
 from postbus.server.proxy_settings import ProxySettings
+from postbus.server.settings import TimeoutSettings, TlsSettings
 from tests.server.conftest import Run
+from tests.server.test_identification import certified, verifying
 from tests.server.test_preface import V1
 from tests.server.wire import Wire, listening
 
@@ -163,5 +169,55 @@ def test_where_a_mail_was_before_ends_with_its_transaction(run: Run) -> None:
                     "250",
                 ]
             assert [{"NAME": "a.example", "ADDR": "192.0.2.1", "SOURCE": "REMOTE"}, {}, {}] == handler.forwarded
+
+    run(scenario())
+
+
+def test_a_client_nobody_has_judged_in_time_is_not_served(run: Run) -> None:
+    """The policy takes too long over the new client: 451 and close, since the session is about it already."""
+
+    class Slow(Policy):
+        """Thinks for ever about the second client."""
+
+        async def handle_CONNECT(self, server: Any, session: Session, envelope: Envelope) -> str | None:  # type: ignore[override]
+            """Judge the peer."""
+            if session.xclient is not None:
+                await asyncio.Event().wait()
+            return None
+
+    async def scenario() -> None:
+        said = trusting().model_copy(update={"timeouts": TimeoutSettings(answer_timeout_s=0.05)})
+        async with listening(Slow(), said, sweep_interval_s=0.01) as listener, Wire.to(listener) as wire:
+            await wire.say("EHLO proxy.example")
+            assert (await wire.say("XCLIENT ADDR=192.0.2.66")).startswith("451 4.3.0")
+            assert await wire.rest() == ""
+
+    run(scenario())
+
+
+def test_the_proxys_certificate_is_not_its_clients(run: Run) -> None:
+    """Who speaks for another may no longer authenticate by its own certificate: EXTERNAL would make its client somebody it is not."""
+
+    def anybody(server: Any, session: Any, envelope: Any, mechanism: str, auth_data: Any) -> AuthResult:
+        return AuthResult(success=True, auth_data=auth_data)
+
+    async def scenario() -> None:
+        said = ListenerSettings.model_construct(
+            address="127.0.0.1:0",
+            hostname="mx.example",
+            proxy=ProxySettings(xclient=HERE),
+            tls=TlsSettings.model_construct(mode="implicit", client_ca=Path("some")),
+            auth=AuthSettings(mechanisms=("EXTERNAL",)),
+        )
+        async with listening(Policy(), said, tls_context=verifying(required=False), authenticator=anybody) as listener:
+            host, _, port = listener.addresses[0].rpartition(":")
+            reader, writer = await asyncio.open_connection(host, int(port), ssl=certified("proxy.example"), server_hostname="localhost")
+            wire = Wire(reader, writer)
+            await wire.reply()
+            assert "250-AUTH EXTERNAL" in await wire.say("EHLO proxy.example")
+            assert (await wire.say("XCLIENT ADDR=192.0.2.1")).startswith("220")
+            assert "AUTH" not in await wire.say("EHLO client.example")
+            assert (await wire.say("AUTH EXTERNAL ="))[:3] == "502"
+            writer.transport.abort()
 
     run(scenario())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from postbus.smtp import Engine, Limits, Offer, Reply, Signal, State, replies
+import pytest
+
+from postbus.smtp import Command, Engine, Limits, Offer, Reply, Signal, State, replies
 from postbus.smtp.conversation import Conversation
 from tests.smtp.driver import OFFER, opened, owed, pipelined, transact
 
@@ -103,3 +105,27 @@ def test_where_the_table_says_nothing_nothing_moves() -> None:
     engine.refuse(Reply(421, "Bye"))
     engine.refuse(Reply(421, "Again"))
     assert engine.last_word == Reply(421, "Bye")
+
+
+@pytest.mark.parametrize(
+    ("line", "reply", "expected"),
+    [
+        pytest.param(b"RSET", replies.OK, True, id="RSET"),
+        pytest.param(b"RSET", replies.LOCAL_ERROR, True, id="RSET, refused"),
+        pytest.param(b"RSET x", replies.OK, False, id="malformed RSET"),
+        pytest.param(b"EHLO x", replies.OK, True, id="EHLO"),
+        pytest.param(b"EHLO x", replies.LOCAL_ERROR, False, id="EHLO, refused"),
+        pytest.param(b"NOOP", replies.OK, False, id="NOOP"),
+        pytest.param(b"MAIL FROM:<a@b>", replies.OK, False, id="out of order"),
+    ],
+)
+def test_what_ends_a_transaction(line: bytes, reply: Reply, expected: bool) -> None:
+    """By verb and answer; outside a transaction nothing does."""
+    verb, _, arg = line.decode().partition(" ")
+    for transaction in (True, False):
+        engine = opened(raw_verbs=frozenset({verb} - {"MAIL"}))
+        for line_before in (b"HELO x", b"MAIL FROM:<a@client.example>")[: 1 + transaction]:
+            event = owed(engine, line_before + b"\r\n")
+            engine.answer(replies.OK if isinstance(event, Command) else engine.default_reply(event))
+        engine.interpret(verb, arg or None)
+        assert engine.ends_transaction(verb, reply) is (expected and transaction)

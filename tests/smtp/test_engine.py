@@ -34,6 +34,7 @@ from postbus.smtp import (
     State,
     replies,
 )
+from postbus.smtp.events import Rset
 from postbus.smtp.framing import DISCARD_AFTER_OCTETS
 from tests.smtp.driver import BANNER, OFFER, Driver, Policy, codes, normal, opened, owed, pipelined, transact
 
@@ -646,3 +647,37 @@ def test_a_recipient_past_a_limit_is_refused_here() -> None:
     assert codes(driver.feed(ENVELOPE + b"RCPT TO:<e@f>\r\n"))[-1] == "452 4.5.3"
     driver.feed(b"RCPT TO:<\0>\r\n")
     assert driver.engine.errors == 1
+
+
+@pytest.mark.parametrize(
+    ("argument", "answer", "expected"),
+    [
+        pytest.param("6 LAST", Reply(502, "Not here", "5.5.1"), ["502 5.5.1", "250 2.0.0"], id="refused"),
+        pytest.param("6", Reply(451, "Later", "4.3.0"), ["451 4.3.0", "250 2.0.0"], id="refused for now"),
+        pytest.param("6 LAST", replies.OK, ["502 5.5.1", "250 2.0.0"], id="taken, though nobody can have it"),
+        pytest.param("6", replies.TOO_MANY_ERRORS, ["421 4.7.0"], id="hung up"),
+        pytest.param("six", replies.NO_BDAT, ["501 5.5.4"], id="who knows where it ends"),
+    ],
+)
+@pytest.mark.parametrize("transaction", [False, True])
+def test_the_chunk_of_a_raw_bdat_is_never_read_as_commands(argument: str, answer: Reply, expected: list[str], transaction: bool) -> None:
+    """A shell that answers BDAT by itself has no way to take the octets; they go by all the same, and say nothing of who the peer is."""
+    engine = opened(raw_verbs=frozenset({"BDAT"}))
+    for line in (b"EHLO client.example", *(b"MAIL FROM:<a@client.example>", b"RCPT TO:<b@mx.test>") * transaction):
+        engine.answer(engine.default_reply(owed(engine, line + b"\r\n")))
+    engine.bytes_to_send()
+    engine.receive(f"BDAT {argument}\r\nRSET\r\nRSET\r\n".encode())
+    while isinstance(event := engine.next_event(), Command | Refused | Rset):
+        if not isinstance(event, Refused):
+            engine.answer(answer if isinstance(event, Command) else replies.OK)
+    assert codes(engine.bytes_to_send()) == expected
+    assert not engine.authenticated
+
+
+@pytest.mark.parametrize(("failed", "last", "ended"), [(True, True, True), (True, False, False), (False, True, False)])
+def test_the_last_chunk_of_a_failed_message_says_that_it_ends_it(failed: bool, last: bool, ended: bool) -> None:
+    """So that a shell forgets what came between the chunks; a chunk that is merely out of turn ends nothing."""
+    driver = Driver(replace(pipelined(OFFER), size_octets=1))
+    driver.feed(b"EHLO x\r\nMAIL FROM:<a@b>\r\n" + b"RCPT TO:<c@d>\r\nBDAT 2\r\nxx" * failed)
+    driver.feed(b"BDAT 1 LAST\r\nx" if last else b"BDAT 1\r\nx")
+    assert driver.events[-1] == Refused("BDAT", replies.CHUNK_FAILED if failed else replies.SEND_RCPT, ended)

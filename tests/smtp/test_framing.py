@@ -114,3 +114,12 @@ def test_the_head_of_a_line_outlives_its_octets() -> None:
     assert lines.head(b"NOOP x", 8) == b"NOOP "
     ((line, length),) = taken(lines, [b"BDAT 6 " + b"x" * DISCARD_AFTER_OCTETS, b"y\r\n"])
     assert lines.head(line, length) == b"BDAT "
+
+
+def test_the_head_is_that_of_the_line_and_not_of_what_was_dropped_last() -> None:
+    """A line dropped in several goes began as its first octets say."""
+    lines = Lines(10 * DISCARD_AFTER_OCTETS)
+    segments = [b"BDAT 6 " + b"x" * DISCARD_AFTER_OCTETS, b"NOOP " + b"y" * DISCARD_AFTER_OCTETS, b"z\r\n"]
+    ((line, length),) = taken(lines, segments)
+    assert sum(map(len, segments)) == length
+    assert lines.head(line, length) == b"BDAT "

@@ -98,3 +98,12 @@ def test_extensions_lengthen_commands() -> None:
     engine = opened()
     engine.answer(engine.default_reply(owed(engine, b"EHLO x\r\n")))
     assert isinstance(owed(engine, b"MAIL FROM:<a@b> AUTH=" + b"x" * 500 + b"\r\n"), Mail)
+
+
+@pytest.mark.parametrize("line", [b"BDAT\t6 LAST", b"bdat\x006 LAST", b"Bdat\x0b6"])
+def test_bdat_with_another_white_space_hangs_up(line: bytes) -> None:
+    """To some servers ``BDAT<TAB>6`` announces a chunk; what it announces must be nobody's commands."""
+    driver = Driver()
+    driver.feed(b"EHLO x\r\n")
+    assert driver.feed(line + b"\r\nRSET\r\n") == replies.BAD_CHUNK.wire
+    assert driver.engine.state is State.CLOSED

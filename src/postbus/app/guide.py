@@ -39,10 +39,12 @@ def _options(listener: ListenerSettings, address: str) -> str | None:
         return f" --socket {shlex.quote(address)}" if listener.protocol == "lmtp" and listener.tls.mode == "none" else None
     host, _, port = _reachable(address).rpartition(":")
     where = "" if (host, port) == ("127.0.0.1", "2525") else f" --host {host.strip('[]')} --port {port}"
-    encryption = {"require": " --starttls --insecure", "implicit": " --tls --insecure"}.get(listener.tls.mode, "")
+    login = " --user NAME" if listener.auth.required else ""
+    mode = "require" if login and listener.tls.mode == "starttls" else listener.tls.mode  # passwords are asked for inside TLS
+    encryption = {"require": " --starttls --insecure", "implicit": " --tls --insecure"}.get(mode, "")
     if listener.protocol == "lmtp":
-        return f"{where} --lmtp" if not encryption else None
-    return where + encryption
+        return f"{where} --lmtp{login}" if not encryption else None
+    return where + encryption + login
 
 
 def _reachable(address: str) -> str:

@@ -327,6 +327,7 @@ class Process:
                 return self._refused([str(error)])
             changed, restart = changes(self.settings, loaded.settings), rooms.needs_restart(self._started_with, loaded.settings)
             self._swap(change)
+            self._started_with = rooms.upgraded(self._started_with, loaded.settings)
             self.problems = ()
             await asyncio.to_thread(self._look_at_certificates)
             telemetry.reloaded(changed=", ".join(changed), needs_restart=", ".join(restart))

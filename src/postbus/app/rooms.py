@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from postbus.bridge.routing import Router
 from postbus.config import Settings, changes
+from postbus.server.listener import UPGRADES
 from postbus.sinks import Sink
 from postbus.sinks.registry import SinkUnusableError, make
 from postbus.sinks.settings import ClientTls, Secret, over_tls
@@ -128,14 +129,11 @@ LIVE = tuple(
         r"telemetry\.(log_level|log_format|log_addresses)",
         r"sidecar\.loop_lag_max_s",
         r"listeners\.\w+\.(hostname|ident|smtputf8|stray|strict_pipelining|lenient_paths|announce|spill_threshold_octets)(\[.*)?",
-        r"listeners\.\w+\.(auth|clients|content|limits|parameters|timeouts)\..*",
+        r"listeners\.\w+\.(auth|clients|content|limits|parameters|proxy|timeouts)\..*",
         r"listeners\.\w+\.tls\.(certificate|key|client_ca|client_certificate)",
     )
 )
 """Paths of which a change is in force once a reload has ended; for a listener: for its next connections. All others need a restart."""
-
-UPGRADES = {("none", "starttls"), ("none", "require"), ("starttls", "require"), ("require", "starttls")}
-"""Changes of a listener's ``tls.mode`` that its next connections follow. Implicit TLS is accepted differently, and TLS once given stays."""
 
 
 def needs_restart(old: Settings, new: Settings) -> list[str]:
@@ -155,6 +153,17 @@ def _restart(path: str, old: Settings, new: Settings) -> str | None:
     if part == "listeners" and field == "tls.mode" and (old.listeners[listener].tls.mode, new.listeners[listener].tls.mode) in UPGRADES:
         return None
     return path
+
+
+def upgraded(started: Settings, now: Settings) -> Settings:
+    """Return what the process goes by until its next start: as it *started*, with the TLS that listeners have come to by reloads."""
+    listeners = {
+        name: said.model_copy(update={"tls": now.listeners[name].tls})
+        if name in now.listeners and (said.tls.mode, now.listeners[name].tls.mode) in UPGRADES
+        else said
+        for name, said in started.listeners.items()
+    }
+    return started.model_copy(update={"listeners": listeners})
 
 
 def told(settings: Settings) -> Sequence[tuple[str, str, str, str, str]]:

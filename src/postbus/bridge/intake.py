@@ -50,6 +50,7 @@ HOP_MIN_OCTETS = len(b"Received:\r\n")
 HEAD_STEP_OCTETS = 16 * 1024
 """Of a spilled message so much is read at once, until the header block ends."""
 HEAD_MAX_OCTETS = 256 * 1024
+HEAD_ENDS = (b"\n\r\n", b"\n\n", b"\r\r")  # behind BDAT a bare LF is content like any other, and some senders end all their lines so
 """Of a header block so much is looked at; a larger one is published raw anyway."""
 
 NULL_SENDER = "<>"
@@ -356,9 +357,9 @@ def _share_a_reply(first: Match, match: Match, declared_octets: int | None) -> b
 
 def hops(octets: bytes) -> int:
     """Return how many Received fields the header block of *octets* has (RFC 5321 s4.4: one for each host it came by)."""
-    end = octets.find(b"\r\n\r\n", 0, HEAD_MAX_OCTETS)
-    head = octets[: end if end >= 0 else HEAD_MAX_OCTETS].lower()
-    return head.startswith(b"received:") + head.count(b"\r\nreceived:")
+    head = octets[:HEAD_MAX_OCTETS].lower()
+    head = head[: min((end for mark in HEAD_ENDS if (end := head.find(mark)) >= 0), default=HEAD_MAX_OCTETS)]
+    return head.startswith(b"received:") + head.count(b"\nreceived:") + head.count(b"\rreceived:")
 
 
 async def _head(body: Body) -> bytes:

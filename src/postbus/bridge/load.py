@@ -1,8 +1,9 @@
 """What this process has taken on: its memory and the disk under what it holds, looked at once a second; and whether that is too much.
 
-Memory is the process's resident set against a bound: as set, or a share of what the control group may have (Linux; elsewhere only what
-is set counts, and only where /proc tells). Once the bound is passed connections are refused until memory is a little below it again. An
-allocator does not give back everything by itself, so it is asked to while load is shed: else one peak could last for ever.
+Memory is the resident set of the process and its parsers against a bound: as set, or a share of what the control group may have (Linux;
+elsewhere only what is set counts, and only where /proc tells). Once the bound is passed connections are refused until memory is a little
+below it again. An allocator does not give back everything by itself, so it is asked to while load is shed: else one peak could last for
+ever.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from postbus import telemetry
@@ -33,12 +34,30 @@ _FILES = {"": ("sys/fs/cgroup", "memory.max"), "memory": ("sys/fs/cgroup/memory"
 
 
 def resident_octets(root: Path = Path("/")) -> int | None:
-    """Return the process's resident memory; None where the system does not tell."""
-    try:
-        pages = (root / "proc/self/statm").read_text().split()[1]
-    except OSError:
+    """Return the resident memory of the process and of its children, who parse mail; None where the system does not tell.
+
+    They live in one control group, so its limit is one for all. What they share is counted in each.
+    """
+    own = _resident(root / "proc/self/statm")
+    if own is None:
         return None
-    return int(pages) * resource.getpagesize()
+    return own + sum(_resident(root / "proc" / child / "statm") or 0 for child in _children(root))
+
+
+def _resident(statm: Path) -> int | None:
+    try:
+        return int(statm.read_text().split()[1]) * resource.getpagesize()
+    except (OSError, IndexError):  # it has ended meanwhile
+        return None
+
+
+def _children(root: Path) -> Iterator[str]:
+    """Yield the numbers of the processes that threads of this one have started; none where the kernel does not list them."""
+    for listed in (root / "proc/self/task").glob("*/children"):
+        try:
+            yield from listed.read_text().split()
+        except OSError:
+            continue  # the thread has ended meanwhile
 
 
 def limit_octets(root: Path = Path("/")) -> int | None:
@@ -96,7 +115,7 @@ class Load:
     """What was found at the last look.
 
     Attributes:
-        used_octets, bound_octets: resident memory and how much would be too much; None: unknown, or no bound.
+        used_octets, bound_octets: resident memory, the parsers' too, and how much would be too much; None: unknown, or no bound.
         refusal: what connections are refused with now, or None.
     """
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 MIB = 1024 * 1024
+MEMORY_LEAST_OCTETS = 160 * MIB
+"""An idle process has 110 MiB, one parser 40: with a bound below that nobody could ever connect."""
 
 
 class LoadSettings(BaseModel):
@@ -14,8 +16,9 @@ class LoadSettings(BaseModel):
 
     memory_max_octets: int | None = Field(
         default=None,
-        ge=64 * MIB,
-        description="Resident memory of the process from which on connections get 421 4.3.2; null: `memory_max_share` of its limit.",
+        ge=MEMORY_LEAST_OCTETS,
+        description="Resident memory of the process and its parsers from which on connections get 421 4.3.2; null: `memory_max_share` of "
+        "its limit.",
     )
     memory_max_share: float = Field(
         default=0.9,

@@ -9,7 +9,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from email.message import EmailMessage
 from email.policy import SMTP, SMTPUTF8
 from email.utils import formatdate, make_msgid
@@ -28,7 +28,13 @@ TRANSACTION_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where to hand a mail over. *path* is a Unix socket and wins over *host* and *port*; *timeout_s* bounds each step."""
+    """Where to hand a mail over, and as whom.
+
+    Attributes:
+        path: a Unix socket; wins over *host* and *port*.
+        user, password: to log in with, where there is a user.
+        timeout_s: bounds each step.
+    """
 
     host: str
     port: int
@@ -37,6 +43,8 @@ class Destination:
     encryption: Encryption = "none"
     verify: bool = True
     timeout_s: float = 60.0
+    user: str | None = None
+    password: str = field(default="", repr=False)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -138,6 +146,8 @@ def _connected(destination: Destination) -> Iterator[smtplib.SMTP]:
         if destination.encryption == "starttls":
             client.starttls(context=context)
             client.ehlo_or_helo_if_needed()
+        if destination.user is not None:
+            client.login(destination.user, destination.password)
         yield client
         with suppress(smtplib.SMTPException, OSError):  # every recipient's fate is known already
             client.quit()
@@ -182,7 +192,8 @@ _TROUBLES: Mapping[type[Exception], tuple[str, str]] = {
         "use its name with --host, or --insecure for a test",
     ),
     ssl.SSLError: ("TLS with {where} failed: {detail}", "does it speak TLS from the first octet (--tls), or after STARTTLS (--starttls)?"),
-    smtplib.SMTPNotSupportedError: ("{where} cannot do that: {detail}", "leave --starttls away, or use addresses of ASCII alone"),
+    smtplib.SMTPNotSupportedError: ("{where} cannot do that: {detail}", "leave --starttls away, or give the server a certificate"),
+    smtplib.SMTPAuthenticationError: ("{where} answered {detail}", "check --user and the password"),
     smtplib.SMTPResponseException: ("{where} answered {detail}", _LOG),
     smtplib.SMTPServerDisconnected: ("{where} hung up", "its log says why; does it want --tls?"),
     ConnectionError: ("{where} hung up: {detail}", "its log says why; does it want --tls?"),
@@ -190,10 +201,18 @@ _TROUBLES: Mapping[type[Exception], tuple[str, str]] = {
     smtplib.SMTPException: ("the conversation with {where} broke: {detail}", _LOG),
 }
 
+_WITHOUT = {
+    "SMTPUTF8": "use addresses of ASCII alone",
+    "AUTH": "leave --user away, or say --starttls or --tls: servers ask for passwords inside TLS",
+}
+"""What to do without what a server does not have, by smtplib's word for it."""
+
 
 def trouble(error: Exception, destination: Destination) -> tuple[str, str]:
     """Return what broke a conversation, and what would help."""
     what, remedy = next(_TROUBLES[kind] for kind in type(error).__mro__ if kind in _TROUBLES)
+    if isinstance(error, smtplib.SMTPNotSupportedError):
+        remedy = next((better for word, better in _WITHOUT.items() if word in str(error)), remedy)
     words = {"where": str(destination), "host": destination.host, "timeout_s": destination.timeout_s, "detail": _detail(error)}
     return what.format_map(words), remedy
 

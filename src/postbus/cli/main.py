@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 it could not be done or was refused, 2 the command line or
 
 from __future__ import annotations
 
+import getpass
 import inspect
 import json
 import smtplib
@@ -53,12 +54,8 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "postbus send you@example.org --html '<p>Hello</p>' --attach photo.jpg",
         "postbus send a@example.org b@example.org --socket /run/postbus/lmtp.sock",
         "postbus send you@example.org --host mx.example.org --port 25 --starttls",
+        "postbus send you@example.org --port 587 --starttls --user tim",
         "postbus send you@example.org --from '' --raw bounce.eml",
-    ),
-    "smtpd": (
-        "postbus smtpd                                  print each message, on localhost:8025",
-        "postbus smtpd -c package.Handler WORD WORD",
-        "postbus smtpd -l :2525 -c Mailbox ./maildir",
     ),
     "status": ("postbus status", "postbus status --json | jq .sinks"),
     "healthcheck": ("postbus healthcheck && echo ready",),
@@ -142,13 +139,14 @@ def _counted(count: int, word: str) -> str:
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
-@command(CLI, "smtpd", context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False})
-def smtpd(arguments: Annotated[list[str] | None, typer.Argument(metavar="WORD", help="Options and words, as `-h` says.")] = None) -> None:
-    """Serve SMTP with a handler class of your own.
-
-    The library on the command line, without any configuration. `postbus smtpd -h` lists the options, which are those of
-    `python -m postbus.server`; it stays who you are, as if -n were given.
-    """
+@CLI.command(
+    "smtpd",
+    context_settings={
+        "ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False, "help_option_names": [],
+    },
+)  # fmt: skip
+def smtpd(arguments: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+    """Serve SMTP with a handler class of your own."""  # what --help says comes from the library, whose options these are
     from postbus.server import main as server  # noqa: PLC0415
 
     raise typer.Exit(server.main(["-n", *(arguments or ())], program="postbus smtpd"))
@@ -180,6 +178,10 @@ def send(
     starttls: Annotated[bool, typer.Option("--starttls", help="Upgrade to TLS first.")] = False,
     tls: Annotated[bool, typer.Option("--tls", help="TLS from the first octet.")] = False,
     insecure: Annotated[bool, typer.Option("--insecure", help="Take any certificate.")] = False,
+    user: Annotated[
+        str | None,
+        typer.Option("--user", metavar="NAME", help="Log in; the password is asked for, or is a line of standard input."),
+    ] = None,
     sender: Annotated[
         str, typer.Option("--from", metavar="ADDRESS", help="Envelope sender; empty for the null sender.")
     ] = "sender@example.org",
@@ -218,6 +220,8 @@ def send(
         lmtp=lmtp or path is not None,
         encryption="implicit" if tls else "starttls" if starttls else "none",
         verify=not insecure,
+        user=user,
+        password="" if user is None else _password(user),
     )
     octets = _octets(raw, lambda: letter.compose(sender, to, subject=subject, text=text, html=html, attachments=attach or ()).as_bytes())
     with show.progress("sending", len(octets), octets=True) as bar:
@@ -227,9 +231,15 @@ def send(
             _fail(*letter.trouble(error, destination))
     show.line(f"{show.size(len(octets))} to {destination}")
     show.table(("recipient", "outcome", "server said"), [(fate.recipient, _outcome(fate), f"{fate.code} {fate.text}") for fate in fates])
+    if user is None and any(fate.code == 530 for fate in fates):
+        show.line("530 wants something first: --user NAME to log in, or --starttls", "yellow")
     asked = http or (DEFAULT_HTTP if path or host in {"127.0.0.1", "localhost", "::1"} else None)
     good = [_follow(transaction, asked, wait) for transaction in dict.fromkeys(fate.transaction_id for fate in fates) if transaction]
     raise typer.Exit(0 if all(good) and all(fate.accepted for fate in fates) else 1)
+
+
+def _password(user: str) -> str:
+    return getpass.getpass(f"Password for {user}: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\r\n")
 
 
 def _octets(raw: Path | None, compose: Callable[[], bytes]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import ssl
 import sys
 from collections.abc import Iterable, Sequence
@@ -87,6 +88,9 @@ def selftest(
         _fail("no server was named", "say HOST:PORT or unix:PATH", code=2)
     if tls and starttls:
         _fail("--tls and --starttls exclude each other", "say one of them", code=2)
+    quiet = json_file is not None and str(json_file) == "-"
+    if json_file is not None and not quiet and not _writable(json_file):
+        _fail(f"{json_file} cannot be written", "check the path", code=2)
     address = _address(server)
     _own(address, certain=yes)
     target = Target(
@@ -98,7 +102,6 @@ def selftest(
         patience=Patience(reply_s=timeout),
         test_user=test_user,
     )
-    quiet = json_file is not None and str(json_file) == "-"
     try:
         found, document = asyncio.run(_run(target, table, parallel, quiet=quiet))
     except UnusableError as error:
@@ -161,6 +164,11 @@ def _summary(target: Target, found: Sequence[Result]) -> None:
         show.line(f"{target.address}: nothing was tested, {said}", "bold red")
     else:
         show.line(f"{target.address}: {said}", "green" if passed(found) else "bold red")
+
+
+def _writable(path: Path) -> bool:
+    """Return whether a report can be written to *path*, as far as that shows beforehand."""
+    return not path.is_dir() and os.access(path if path.exists() else path.parent, os.W_OK)
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:

@@ -18,10 +18,12 @@ from postbus.bridge.routing import Router
 from postbus.bridge.settings import RouteSettings
 from postbus.config import certificates
 from postbus.config.finding import ConfigurationError, Finding, Path, quoted
+from postbus.config.idle import idle
 from postbus.config.load import Loaded
 from postbus.config.tree import Settings
 from postbus.config.wording import nearest
 from postbus.server import users
+from postbus.server.networks import UNIX
 from postbus.server.settings import ListenerSettings, address_of
 from postbus.sinks import registry
 from postbus.sinks.settings import (
@@ -62,7 +64,7 @@ def check(known: Loaded | ConfigurationError, now_s: float | None = None) -> lis
     )  # fmt: skip
     warnings: Sequence[Callable[[Settings], Iterable[Trouble]]] = (
         _never_reached, _postmaster, _unused_sinks, _weak_auth, _room, _times, _limits, _unannounced, _loose_proxies,
-        partial(_expiring, now_s=now_s),
+        idle, partial(_expiring, now_s=now_s),
     )  # fmt: skip
     found = [known.origins.finding("error", *trouble) for look in errors for trouble in look(settings)]
     if not found:
@@ -264,7 +266,8 @@ def _weak_auth(settings: Settings) -> Iterator[Trouble]:
         elif offered and listener.tls.mode == "none":
             yield (*place, "users"), "AUTH is never offered: it is for TLS only, and the listener has none", "give it a certificate (tls)"
         if auth.users is not None and not users.read(auth.users):
-            yield (*place, "users"), f"{auth.users} holds no user", f"add one: postbus passwd {auth.users} NAME"
+            rest = ", so nobody can log in, and all mail is refused" if auth.required else ""
+            yield (*place, "users"), f"{auth.users} holds no user{rest}", f"add one: postbus passwd {auth.users} NAME"
 
 
 def _proxies(settings: Settings) -> Iterator[Trouble]:
@@ -272,6 +275,14 @@ def _proxies(settings: Settings) -> Iterator[Trouble]:
         if listener.proxy.header and not listener.proxy.trusted:
             said = "nobody may connect: each connection needs a PROXY header, and nobody is trusted to send one"
             yield ("listeners", name, "proxy", "trusted"), said, "name the networks of the load balancer, as in [10.0.0.0/8]"
+        elif listener.proxy.header:
+            bound_to_path = isinstance(address_of(listener.address), FilePath)
+            if bound_to_path and UNIX not in listener.proxy.trusted:
+                said = "nobody may connect: whoever connects over a Unix socket has no address"
+                yield ("listeners", name, "proxy", "trusted"), said, f"name {UNIX}"
+            elif not bound_to_path and set(listener.proxy.trusted) == {UNIX}:
+                said = f"nobody may connect: {UNIX} is whoever connects over a Unix socket, and this is a port"
+                yield ("listeners", name, "proxy", "trusted"), said, "name the networks of the load balancer, as in [10.0.0.0/8]"
 
 
 def _loose_proxies(settings: Settings) -> Iterator[Trouble]:

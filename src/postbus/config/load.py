@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from postbus.config import document, environment, wording
+from postbus.config import document, environment, shape, wording
 from postbus.config.document import Document
 from postbus.config.finding import ConfigurationError, Finding, Path, dotted
 from postbus.config.tree import EMBEDDED, Settings
@@ -100,6 +100,9 @@ def load(file: FilePath | None = None, environ: Mapping[str, str] | None = None)
         settings = Settings.model_validate(tree)
     except ValidationError as error:
         raise ConfigurationError(_findings(error, tree, origins)) from None
+    switches = [origins.finding("error", path, *wording.said(_NO_NUMBER, path, Settings, tree)) for path in _switches(tree)]
+    if switches:
+        raise ConfigurationError(switches)
     text = settings.model_dump_json()
     return Loaded(settings, origins, hashlib.sha256(text.encode()).hexdigest())
 
@@ -137,6 +140,30 @@ def merged(said: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in embedded.items():
         tree.setdefault(key, value)
     return tree
+
+
+_NO_NUMBER = ErrorDetails(type="int_type", loc=(), msg="", input=True)
+
+
+def _switches(tree: Mapping[str, Any]) -> Iterator[Path]:
+    """Yield where *tree* has true for a number: pydantic would take it for 1, and false for 0, which often is no limit."""
+    for path, value in _leaves(tree, ()):
+        if isinstance(value, bool):
+            wanted = shape.at(Settings, path, tree)
+            if bool not in wanted and {int, float} & set(wanted):
+                yield path
+
+
+def _leaves(place: object, path: Path) -> Iterator[tuple[Path, object]]:
+    """Yield each value below *place* that holds no others, with its path."""
+    if isinstance(place, Mapping):
+        for key, value in place.items():
+            yield from _leaves(value, (*path, key))
+    elif isinstance(place, list):
+        for position, value in enumerate(place):
+            yield from _leaves(value, (*path, position))
+    else:
+        yield path, place
 
 
 def _findings(error: ValidationError, tree: Mapping[str, Any], origins: Origins) -> list[Finding]:

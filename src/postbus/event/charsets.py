@@ -65,8 +65,8 @@ _CHARSETS: dict[str, tuple[str, str]] = {
 _NAMES: dict[str, str] = {label: name for name, (_, labels) in _CHARSETS.items() for label in (name, *labels.split())}
 
 # C0 but TAB, LF and CR; DEL; C1; surrogates (no strict codec yields them; some Chinese ones have been known to).
-_FORBIDDEN_IN_BODY = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-_FORBIDDEN_IN_LINE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_FORBIDDEN_IN_BODY = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+_FORBIDDEN_IN_LINE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _ASCII_FORBIDDEN_IN_BODY = bytes(set(range(32)) - set(b"\t\n\r")) + b"\x7f"
 _LINE_BREAKS = re.compile("[\r\n]+")
 _BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")

@@ -432,6 +432,7 @@ _FREE_TEXTS: tuple[tuple[str, str, str], ...] = (
     ("envelope", "params", "envid"),
     ("envelope", "params", "ret"),
     ("envelope", "params", "auth"),
+    *(("client", "forwarded", name) for name in ("name", "address", "protocol", "helo", "ident")),
     ("listener", "tls", "clientCertSubject"),
     ("listener", "auth", "identity"),
     ("client", "", "ptr"),

@@ -255,7 +255,7 @@ class _Parts:
             if not _is_container(node):
                 yield node, part_id
                 continue
-            children = node.children
+            children: list[PyLazyMimePart] = node.children
             self.seen += len(children)
             if self.seen > PARTS_MAX:
                 raise _BoundExceededError("mime.parts", "over 1,000 parts")
@@ -264,7 +264,8 @@ class _Parts:
             if not children:
                 self.defects.append(Defect("boundary.missing", part_id, "no part found"))
             prefix = f"{part_id}." if part_id else ""
-            pending.extend((child, f"{prefix}{number}") for number, child in reversed(list(enumerate(children, 1))))
+            numbered: list[tuple[PyLazyMimePart, str]] = [(child, f"{prefix}{number}") for number, child in enumerate(children, 1)]
+            pending.extend(reversed(numbered))
 
     def _leaf(self, node: PyLazyMimePart, part_id: str, own: Mapping[str, str]) -> None:
         content_type = headers.parameters_of(own.get("content-type", ""))

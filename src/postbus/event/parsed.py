@@ -180,7 +180,7 @@ def _parsed(tree: dict[str, Any], octets: bytes, start: int) -> Parsed:
     return Parsed(
         facts=Facts(**facts),
         headers=tuple(
-            Header(name, value, lossy, raw if raw is None else raw.encode("latin-1")) for name, value, lossy, raw in tree["headers"]
+            Header(name, value, lossy, None if raw is None else str(raw).encode("latin-1")) for name, value, lossy, raw in tree["headers"]
         ),
         text=Text(*tree["text"]) if tree["text"] else None,
         html=Text(*tree["html"]) if tree["html"] else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -130,8 +131,10 @@ _TLS_REMEDY = "say --ca FILE or --insecure, or leave --tls and --starttls away"
 
 async def _learn_inside(target: Target, known: Known) -> Known:
     """Learn what the server says behind STARTTLS."""
-    if known.tls_trouble or "STARTTLS" not in known.keywords:
-        raise UnusableError(f"STARTTLS with {target.address} failed: {known.tls_trouble or 'it is not announced'}", _TLS_REMEDY)
+    if "STARTTLS" not in known.keywords:
+        raise UnusableError(f"{target.address} does not announce STARTTLS", "leave --starttls away, or give the server a certificate")
+    if known.tls_trouble:
+        raise UnusableError(f"STARTTLS with {target.address} failed: {known.tls_trouble}", _TLS_REMEDY)
     async with target.inside() as wire:
         inner = await _keywords(target, wire, greeted=True)
         await _check_addresses(target, wire)
@@ -197,6 +200,8 @@ def trouble(error: BaseException) -> str:
         return str(error.reason or "handshake failed").lower().replace("_", " ")
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(error, OSError) and (error.errno or 0) > 0:
+        return os.strerror(error.errno or 0).lower()  # asyncio's own words hold its internals
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return str(error) or type(error).__name__

@@ -26,6 +26,7 @@ import inspect
 import ssl
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 from postbus import telemetry
@@ -81,6 +82,7 @@ class Connection(Timed, asyncio.Protocol):
         "_job",
         "_octets_before",
         "_paid_for",
+        "_partial",
         "_paused",
         "_pending",
         "_shift",
@@ -122,6 +124,7 @@ class Connection(Timed, asyncio.Protocol):
         self.client: Client | None = None
         self.peername: Any = None
         self._paid_for = 0
+        self._partial = ""  # lines pushed of a reply whose last one has not come: ``250-...``
         self._half_closed = False
         self._turn_octets = 0
         self._octets_before = 0
@@ -317,9 +320,19 @@ class Connection(Timed, asyncio.Protocol):
     def _give(self, outcome: Outcome) -> None:
         """Answer with *outcome*, if it is an answer; and if this was the last one before a drain's end, say so."""
         if isinstance(outcome, Reply | tuple):
-            self.engine.answer(outcome)
+            self.engine.answer(self._completed(outcome) if self._partial else outcome)
         if self._farewell is not None and not self.engine.in_transaction:
             self._say_farewell(*self._farewell)
+
+    def _completed(self, answer: Answer) -> Answer:
+        """Return *answer* behind the lines pushed ahead of it, ``250-...``; but for those of another code (RFC 5321 s4.2.1)."""
+        begun, self._partial = self._partial, ""
+        first, *rest = answer if isinstance(answer, tuple) else (answer,)
+        try:
+            whole = replace(Reply.parse(f"{begun}{first}"), close=first.close)
+        except ValueError:
+            return answer
+        return (whole, *rest) if isinstance(answer, tuple) else whole
 
     def flush(self) -> None:
         """Send what the engine has to say."""
@@ -566,6 +579,7 @@ class Connection(Timed, asyncio.Protocol):
             return
         self.transport = secure
         self._paused = 0
+        self.pause_until = None  # the answer that was to be slow is sent; what comes now is another session's
         self.waiting_at = self.roster.sweep.now
         try:
             outcome = self.secured(secure)

@@ -101,7 +101,10 @@ class Content(Streaming):
             self._pieces = []
             self._size_octets = 0
             return self._deliver(event, Body(pieces[0]))
-        return self._end(event)
+        outcome = self._end(event)
+        if event.refusal is not None:
+            self._give(None)  # a farewell may have waited for the end of this message
+        return outcome
 
     def _end(self, event: EndOfMessage) -> Outcome:
         if event.refusal is not None:
@@ -232,7 +235,7 @@ class Content(Streaming):
 
     # --- answers that come too late
 
-    def late_answer(self, pending: Pending) -> Answer:
+    def late_answer(self, pending: Pending) -> Reply:
         """The answer took too long: 451. The work keeps its envelope; the session gets a new one."""
         telemetry.answer_late(listener=self.roster.terms.name, session=self._session_id, hook=pending.hook)
         if isinstance(pending.event, EndOfMessage):

@@ -23,6 +23,7 @@ from weakref import WeakSet
 from postbus.server.listener import Listener
 from postbus.server.settings import ListenerSettings
 from postbus.server.smtp import SMTP
+from postbus.server.tls import doubt
 
 DEFAULT_READY_TIMEOUT = 5.0  # seconds
 STOP_TIMEOUT_S = 1.0  # for messages in transfer, when stop() is called
@@ -151,13 +152,20 @@ class BaseController(metaclass=ABCMeta):
     def _factory_invoker(self) -> SMTP:
         """Return what ``factory`` makes, and remember it.
 
+        Warns:
+            UserWarning: the first one's context for STARTTLS may turn clients away.
+
         Raises:
             RuntimeError: it made no SMTP protocol.
         """
+        first = not self._factory_invoked.is_set()
         self._factory_invoked.set()
         server: Any = self.factory()
         if not isinstance(server, SMTP):
             raise RuntimeError(f"factory() returned {type(server).__name__}")  # noqa: TRY004 - aiosmtpd's error
+        trouble = doubt(server.tls_context) if first and server.tls_context is not None else None
+        if trouble is not None:
+            warnings.warn(trouble, stacklevel=2)
         self.smtpd = server
         self._made.add(server)
         return server

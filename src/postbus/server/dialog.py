@@ -15,9 +15,10 @@ from typing import Any, ClassVar
 from postbus import telemetry
 from postbus.server import limits
 from postbus.server.connection import UPGRADE
+from postbus.server.envelope import Envelope
 from postbus.server.hooks import MISSING, Hook, Misanswered, ehlo_reply
 from postbus.server.identification import Identification
-from postbus.server.outcome import Answer, Outcome, Pending
+from postbus.server.outcome import Outcome, Pending
 from postbus.server.plan import Plan, key_of
 from postbus.server.preface import refused
 from postbus.server.pressure import lowered
@@ -56,7 +57,6 @@ class Dialog(Identification):
         "__ident__",
         "_began_at",
         "_greeted",
-        "_partial",
         "_raw",
         "data_size_limit",
         "hostname",
@@ -79,7 +79,6 @@ class Dialog(Identification):
     _raw: bool
     _refusals: int = 0
     _said: list[Reply] | None = None
-    _partial: str
 
     # --- the life of a session
 
@@ -452,8 +451,7 @@ class Dialog(Identification):
         self.mail_at = None
         offer = self.engine.offer  # who may speak for others is not changed by speaking for another
         self.engine.offer = replace(self._offer(), xclient=offer.xclient, xforward=offer.xforward)
-        self._offer_external()
-        self.engine.authenticated = bool(session.authenticated)
+        self.engine.authenticated = bool(session.authenticated)  # nor is EXTERNAL offered: the certificate is not this client's
         refusal = self.peer_changed(session.peer)
         if refusal is not None:
             return replace(refusal, close=True)
@@ -474,6 +472,9 @@ class Dialog(Identification):
         if event.reply is replies.TOO_MANY_MAILS:
             self.reason = "limit"
         self._tell_refused(event.reply)
+        if event.ended:
+            self._set_post_data_state()  # hooks between the chunks may have left something
+            self._give(None)  # a farewell may have waited for this
         return None
 
     # --- raw verbs
@@ -487,7 +488,22 @@ class Dialog(Identification):
         self._answered = False
         self._pushed = None
         name = self._plan.methods[event.verb]
-        return Pending(getattr(self, name)(event.arg), self._commanded, event, name, self.envelope)
+        envelope = self.envelope
+
+        def settle(event: Command, result: Any) -> Outcome:
+            outcome = self._commanded(event, result)
+            if isinstance(outcome, Reply):
+                self._outlive(event, outcome, envelope)
+            return outcome
+
+        return Pending(getattr(self, name)(event.arg), settle, event, name, envelope)
+
+    def _outlive(self, event: Command, answer: Reply, envelope: Envelope | None) -> None:
+        """Forget the transaction of *envelope* where *answer* to a method's verb ends it, and the method has not, or not all of it."""
+        if self.engine.ends_transaction(event.verb, answer):
+            self._forget_message(envelope)
+            if self.envelope is envelope:
+                self._set_rset_state()
 
     def _spent(self, verb: str) -> bool:
         """Count a call of *verb*; return whether that was one too many."""
@@ -507,16 +523,26 @@ class Dialog(Identification):
             self.engine.push(pushed)
         return None
 
-    def late_answer(self, pending: Pending) -> Answer:
+    def unanswered_late(self, pending: Pending) -> None:
+        """As above; and what a method that works on behind its answer says now is no answer."""
+        self._raw = False
+        super().unanswered_late(pending)
+
+    def late_answer(self, pending: Pending) -> Reply:
         """As for any other command; the method goes on, but what it says is not heard (``SMTP.push``).
 
         To the session the command is one that was refused: what it began is undone, and what its hook still does to the envelope it was
         given does not reach the transaction.
         """
         self._raw = False
+        self._partial = ""
         answer = super().late_answer(pending)
         if isinstance(pending.event, Helo | Mail | Rcpt):
             pending.settle(pending.event, answer)
+        elif isinstance(pending.event, Command):
+            self._outlive(pending.event, answer, pending.envelope)
+        elif isinstance(pending.event, Xclient):
+            return replace(answer, close=True)  # nobody has judged the client that the session is about now
         if self.envelope is not None and self.envelope is pending.envelope:
             self.envelope = self.envelope.parted()
         return answer

@@ -21,6 +21,7 @@ from typing import Any, Self, TextIO
 
 from postbus.server.envelope import Envelope
 from postbus.server.session import Session
+from postbus.smtp.parameters import is_binary
 from postbus.smtp.replies import Reply
 
 __all__ = ["AsyncMessage", "Debugging", "Mailbox", "Message", "MessageBase", "Proxy", "Sink"]
@@ -33,8 +34,10 @@ EMPTYBYTES = b""
 
 RELAY_BROKE_OFF = b"4.4.2 The relay broke off"
 RELAY_BROKEN = Reply.parse("451 " + RELAY_BROKE_OFF.decode())
+NO_BINARY = Reply(554, "Binary content cannot be passed on", "5.6.3")  # smtplib has no BDAT, and by DATA it is not sent (RFC 3030 s3)
 RELAYED = Reply(250, "OK", "2.0.0")
 
+_LINE_END = re.compile(rb"\r\n|\r|\n")
 _HEADER_END = re.compile(rb"^\r?\n", re.MULTILINE)
 
 
@@ -107,8 +110,11 @@ class Proxy:
     async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> list[Reply]:
         """Pass the message on, with the peer behind its headers; return an outcome for each recipient in order."""
         del server
+        if is_binary(envelope.mail_params):
+            return [NO_BINARY] * len(envelope.rcpt_tos)
         peer = session.peer[0] if isinstance(session.peer, tuple) else session.peer
-        data = with_peer(envelope.original_content or b"", str(peer))
+        # A relay may see the end of the message, or a line's, where we saw a CR or LF that is content: behind DATA there must be none.
+        data = _LINE_END.sub(CRLF, with_peer(envelope.original_content or b"", str(peer)))
         options = [word for word in envelope.mail_options if word.partition("=")[0] in {"SMTPUTF8", "BODY"}]
         deliver = partial(self._deliver, mail_options=options) if options else self._deliver
         refused = await asyncio.to_thread(deliver, envelope.mail_from or "", envelope.rcpt_tos, data)

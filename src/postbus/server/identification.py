@@ -59,7 +59,6 @@ class Identification(Content):
     _raw: bool
     _answered: bool = False
     _pushed: Reply | None = None
-    _partial: str
 
     if TYPE_CHECKING:  # what the floors above bring
 
@@ -133,6 +132,11 @@ class Identification(Content):
         self.loop.call_soon(self._next_turn)  # sends it, and reads on
         response = await waiting
         return MISSING if response.refusal is not None else response.octets
+
+    async def _auth_interact(self, server_message: str) -> _Missing | bytes:
+        """As ``challenge_auth``, of a line in base64 with its ``334``; the old form."""
+        warnings.warn("Use challenge_auth() instead of _auth_interact()", DeprecationWarning, stacklevel=2)
+        return await self.challenge_auth(server_message.removeprefix("334 "), encode_to_b64=False)
 
     def _on_auth_response(self, event: AuthResponse) -> Outcome:
         """Hand an answer to the method that waits for it."""
@@ -227,7 +231,7 @@ class Identification(Content):
         self.loop.call_later(delay_s, _let_go, held)
         return Pending(held, lambda _event, _result: reply, event, "auth delay", self.envelope)
 
-    def late_answer(self, pending: Pending) -> Answer:
+    def late_answer(self, pending: Pending) -> Reply:
         """454 for an authenticator that takes too long; its result counts no more."""
         answer = super().late_answer(pending)
         return replies.AUTH_FAULT if isinstance(pending.event, Auth) else answer

@@ -245,9 +245,11 @@ class Listener:
         """
         if known is None and settings.auth.users is not None:
             known = users.read(settings.auth.users)
-        self.reload(settings.tls, tls_context=tls_context)
+        tls = tls_followed(self.settings.tls, settings.tls)
+        if tls is not None:
+            self.reload(tls, tls_context=tls_context)
         bound = {name: getattr(self.settings, name) for name in ("address", "protocol", "backlog", "socket_mode")}
-        self.settings = settings.model_copy(update=bound)
+        self.settings = settings.model_copy(update={**bound, "tls": tls or self.settings.tls})
         self.admit_users(known)
         if self.roster is not None:
             self.roster.grant(self._terms())
@@ -442,6 +444,20 @@ class Listener:
         peer.close()
         refused(self.name, who, reason, error)
         return None
+
+
+UPGRADES = frozenset({("none", "starttls"), ("none", "require"), ("starttls", "require"), ("require", "starttls")})
+"""Changes of ``tls.mode`` that the next connections follow. Implicit TLS is accepted differently, and TLS once given stays."""
+
+
+def tls_followed(old: TlsSettings, new: TlsSettings) -> TlsSettings | None:
+    """Return what a listener that goes by *old* makes of *new*: all of it, its files with the old mode, or None: nothing.
+
+    A socket bound for plain connections that took them for encrypted ones would ask for passwords in clear, so no mode is followed halfway.
+    """
+    if old.mode == new.mode or (old.mode, new.mode) in UPGRADES:
+        return new
+    return None if "none" in {old.mode, new.mode} else new.model_copy(update={"mode": old.mode})
 
 
 def bind_path(path: Path, mode: int) -> socket.socket:

@@ -6,6 +6,7 @@ The options are aiosmtpd's. The handler is made by its class' ``from_cli(parser,
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import io
 import os
@@ -20,20 +21,34 @@ from typing import Any, Literal
 
 from postbus import __version__, telemetry
 from postbus.server.controller import Controller
-from postbus.server.smtp import DATA_SIZE_DEFAULT
+from postbus.server.smtp import DATA_SIZE_DEFAULT, machine_name
 from postbus.server.tls import TlsUnusable, server_context
 
 DEFAULT_HOST, DEFAULT_PORT = "localhost", 8025
 DEFAULT_CLASS = "Debugging"
 PROGRAM = "python -m postbus.server"
 USER = "nobody"
+TROUBLES = {
+    errno.EADDRINUSE: "something else listens there already; choose another port with -l, or 0 for any free one",
+    errno.EACCES: "this user may not; ports below 1024 are root's: choose another with -l",
+    errno.EADDRNOTAVAIL: "this machine has no such address; choose another with -l",
+}
 ENDS = {signal.SIGINT, signal.SIGTERM}
 STOCK = "postbus.server.handlers"  # where a class without a module is looked for
+PORT_MAX = 65_535
+EXAMPLES = (
+    "{program}                                  print each message, on localhost:8025",
+    "{program} -c package.Handler WORD WORD     serve it; its module is looked for here first",
+    "{program} -l :2525 -c Mailbox ./maildir    keep mail in a maildir",
+)
 LEVELS: tuple[Literal["error"], Literal["info"], Literal["debug"]] = ("error", "info", "debug")  # by how many -d
 
 
 def main(args: Sequence[str] | None = None, *, program: str = PROGRAM) -> int:
     """Serve as *args* say (None: the process's own), until a signal ends it; return the exit code. *program* is named in usage lines."""
+    here = str(Path.cwd())
+    if here not in sys.path:  # as for ``python -m``: a handler stands where one works
+        sys.path.insert(0, here)
     parser, said = parseargs(args, program=program)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # what a handler prints is to be seen now, into a pipe too
@@ -49,6 +64,7 @@ def main(args: Sequence[str] | None = None, *, program: str = PROGRAM) -> int:
         require_starttls=said.requiretls,
     )
     if said.setuid:
+        machine_name()  # nobody may be unable to read what asking for it takes
         _become_nobody(parser)  # the keys are read
     if said.debug >= len(LEVELS):
         controller.loop.set_debug(True)
@@ -57,7 +73,8 @@ def main(args: Sequence[str] | None = None, *, program: str = PROGRAM) -> int:
         controller.start()
     except OSError as error:
         place = f"[{said.host}]" if ":" in said.host else said.host
-        parser.exit(1, f"{parser.prog}: cannot listen on {place}:{said.port}: {error.strerror or error}\n")
+        why = TROUBLES.get(error.errno or 0, error.strerror or error)
+        parser.exit(1, f"{parser.prog}: cannot listen on {place}:{said.port}: {why}\n")
     print(f"{type(said.handler).__name__} serves on {_place_of(controller)}", file=sys.stderr, flush=True)
     signal.sigwait(ENDS)
     controller.stop()
@@ -82,7 +99,14 @@ def parseargs(args: Sequence[str] | None = None, *, program: str = PROGRAM) -> t
 
 
 def _parser(program: str = PROGRAM) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=program, description="Serve SMTP with a handler class.")
+    call = f"{PROGRAM} -n" if program == PROGRAM else program
+    examples = "\n".join(f"  {example}" for example in EXAMPLES).format(program=call)
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description="Serve SMTP with a handler class, until Ctrl-C or SIGTERM.",
+        epilog=f"Examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("-v", "--version", action="version", version=f"%(prog)s {__version__}", help="say the version")
     parser.add_argument(
         "-n", "--nosetuid", dest="setuid", action="store_false", help=f"stay who you are, rather than become {USER}, which only root can"
@@ -125,16 +149,19 @@ def _class(path: str) -> Any:
     """Return the class at the dotted *path*."""
     module, _, name = path.rpartition(".")
     try:
-        return getattr(importlib.import_module(module or STOCK), name)
-    except (ImportError, AttributeError) as error:
+        made_by = getattr(importlib.import_module(module or STOCK), name)
+    except (ImportError, AttributeError, ValueError) as error:
         raise argparse.ArgumentTypeError(f"no class {path!r}: {error}") from error
+    if not callable(made_by):
+        raise argparse.ArgumentTypeError(f"no class {path!r}: it is of type {type(made_by).__name__}")
+    return made_by
 
 
 def _place(text: str) -> tuple[str, int]:
     """Return (host, port) of ``[HOST][:PORT]``."""
     found = re.fullmatch(r"(?:\[([^]]*)\]|([^:]*))(?::(\d{1,5})?)?", text)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no [HOST][:PORT]; an IPv6 address goes in brackets")
+    if found is None or int(found[3] or 0) > PORT_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is no [HOST][:PORT]; ports end at {PORT_MAX}, an IPv6 address goes in brackets")
     return found[1] or found[2] or DEFAULT_HOST, int(found[3] or DEFAULT_PORT)
 
 

@@ -33,7 +33,7 @@ from postbus.server.body import Spill
 from postbus.server.connection import UPGRADE
 from postbus.server.dialog import Dialog
 from postbus.server.envelope import Envelope
-from postbus.server.hooks import MISSING, Hooks
+from postbus.server.hooks import MISSING, Hooks, _Missing
 from postbus.server.outcome import Answer, Outcome, Pending, Special
 from postbus.server.plan import DEFAULT_LIMITS, Plan, syntax
 from postbus.server.preface import HeaderTerms
@@ -57,6 +57,7 @@ __all__ = [
     "Envelope",
     "LoginPassword",
     "Session",
+    "_Missing",
     "__ident__",
     "__version__",
     "auth_mechanism",
@@ -234,7 +235,6 @@ class SMTP(Dialog):
         self._content_event = None
         self._plan: Plan = cast("Plan", None)
         self._raw = False
-        self._partial = ""
         self._began_at = 0.0
         self._greeted = False
 
@@ -282,10 +282,10 @@ class SMTP(Dialog):
         Raises:
             ValueError: *status* is no reply line.
         """
+        if self._unheard:
+            return
         reply = self._to_reply(status)
         if reply is None:
-            return
-        if self._unheard:
             return
         if self._said is not None:
             self._said.append(reply)

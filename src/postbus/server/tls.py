@@ -44,3 +44,10 @@ def server_context(
             raise TlsUnusable(f"{client_ca}: {error}") from error
         context.verify_mode = ssl.CERT_REQUIRED if client_required else ssl.CERT_OPTIONAL
     return context
+
+
+def doubt(context: ssl.SSLContext) -> str | None:
+    """Return why clients may not get through a handshake with *context*, a program's own; ``None``: nothing stands in their way."""
+    if context.verify_mode is ssl.CERT_REQUIRED:  # so has every context whose check_hostname is set
+        return "tls_context.verify_mode is CERT_REQUIRED: clients without a certificate cannot start TLS; is it a context for clients?"
+    return None

@@ -13,7 +13,7 @@ from postbus.smtp.content import CountBody, DotBody, SkippedChunk
 from postbus.smtp.events import Owed, Refused, Signal
 from postbus.smtp.framing import Lines
 from postbus.smtp.replies import Reply
-from postbus.smtp.states import LMTP, SMTP, TRANSACTION, Row, State
+from postbus.smtp.states import BAD_ARGUMENT, LMTP, SMTP, TRANSACTION, Row, State
 from postbus.smtp.tally import Tally
 from postbus.smtp.terms import Limits, Offer
 
@@ -120,6 +120,13 @@ class Conversation:
     def in_transaction(self) -> bool:
         """Whether a sender is known: from MAIL's 2xx to the end of the transaction, however it ends."""
         return self._state in TRANSACTION
+
+    def ends_transaction(self, verb: str, reply: Reply) -> bool:
+        """Return whether the transaction under way ends when *verb* is answered with *reply*, for shells that answer a raw verb."""
+        row = self._rows.get(verb)
+        digit = BAD_ARGUMENT if self._faulted else reply.code // 100
+        target = None if row is None or isinstance(row, Reply) else row.get(digit)
+        return self.in_transaction and target is not None and target not in TRANSACTION
 
     @property
     def in_content(self) -> bool:

@@ -38,7 +38,7 @@ _IDENTIFYING = frozenset({"AUTH", "="})
 _RARE = frozenset({"STARTTLS", "AUTH", "=", "BDAT"})
 
 
-class OutOfTurn(RuntimeError):  # noqa: N818 - names the mistake, and it is ours, not the peer's
+class OutOfTurn(Exception):  # noqa: N818 - names the mistake, and it is ours, not the peer's
     """The shell did what the session's state does not allow."""
 
 
@@ -341,9 +341,10 @@ class Engine(Conversation):
         if reply.code >= 500:
             self._error()
         self._out += reply.wire * (self.accepted_recipients if self._lmtp and body.last and self.in_transaction else 1)
-        if body.last:
+        ends = body.last and self._state is State.FAILED
+        if ends:
             self._move(".", 5)
-        return Refused("BDAT", reply)
+        return Refused("BDAT", reply, ends)
 
     # --- replies
 
@@ -401,6 +402,8 @@ class Engine(Conversation):
         """Do what only AUTH, STARTTLS and BDAT need; return whether there is nothing more to do, not even to send *reply*."""
         if isinstance(event, Bdat):
             return self._settle_chunk(event, reply)
+        if isinstance(event, Command) and event.verb == "BDAT":
+            return self._settle_raw_chunk(event, reply)
         if event.verb == "STARTTLS":
             return self._talked_early()
         self.authenticated = True
@@ -417,6 +420,15 @@ class Engine(Conversation):
         self._move("BDAT", 5)  # what comes behind it would be half a message
         self._pass_by(event, reply)
         return True
+
+    def _settle_raw_chunk(self, event: Command, reply: Reply) -> bool:
+        """Skip the chunk of a raw BDAT that was not interpreted: its octets must not be read as commands, whatever was answered."""
+        announced = chunk(event.arg)
+        self._faulted = False
+        if announced is None:
+            self._send(replies.BAD_CHUNK)
+            return True
+        return self._settle_chunk(announced, reply if reply.code >= 400 else replies.NO_BDAT)
 
     def _failed(self, verb: str, reply: Reply) -> Reply:
         """Count a refusal of the shell's; return *reply*, or what the last failure of AUTH is told instead."""

@@ -245,10 +245,12 @@ class Refused:
     Attributes:
         verb: upper-case, at most 16 characters; ``""`` where there is none (an overlong line, early talk).
         reply: what was answered.
+        ended: the transaction is over by it: the last chunk of a message of which one was refused.
     """
 
     verb: str
     reply: Reply
+    ended: bool = False
 
 
 Owed = (

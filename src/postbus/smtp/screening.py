@@ -16,6 +16,7 @@ from postbus.smtp.terms import Limits
 CLIENT_HELLO = b"\x16\x03"
 """How a TLS handshake record begins (RFC 8446 s5.1), and no command."""
 
+_CHUNK_ANNOUNCED = re.compile(rb"BDAT[\x00-\x20]", re.IGNORECASE)  # with a tab, say: to some servers that is a chunk all the same
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # C0, DEL and C1
 
 
@@ -58,6 +59,7 @@ def judge(line: Suspect, limits: Limits, *, exhausted: bool) -> Reply | None:
         (line.length > limits.endless_octets, replies.ENDLESS_LINE),
         (exhausted, replies.TOO_MANY_ERRORS),
         (line.length > limits.command_octets + allowance, _too_long(line.head)),
+        (not line.clean and _CHUNK_ANNOUNCED.match(line.head) is not None, replies.BAD_CHUNK),
         (not line.clean, row.malformed if row is not None else replies.UNKNOWN),
     ):
         if bad:

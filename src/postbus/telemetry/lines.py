@@ -47,7 +47,7 @@ GATHER_S = 0.05
 EXIT_FLUSH_S = 1.0
 """How long the end of the process waits for a slow reader of standard error."""
 
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _PLAIN = re.compile(r"[A-Za-z0-9@._:/+<>,\-\[\]()%*]+")
 _COLOURS: Mapping[str, str] = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m"}
 
@@ -142,8 +142,8 @@ class Writer:
         self._held_octets = 0  # about: two threads touch it, and the thread resets it at every flush
         self._wake = threading.Event()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="postbus-log", daemon=True)
-        self._thread.start()
+        self._writer = threading.Thread(target=self._run, name="postbus-log", daemon=True)
+        self._writer.start()
 
     def put(self, line: bytes) -> None:
         """Queue *line*, or count it as dropped when the queue is full."""
@@ -159,8 +159,8 @@ class Writer:
         """Write what is queued and end the thread; return whether it ended in time. A stuck reader loses the rest."""
         self._stop.set()
         self._wake.set()
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        self._writer.join(timeout_s)
+        return not self._writer.is_alive()
 
     def _run(self) -> None:
         while True:

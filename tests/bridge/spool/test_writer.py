@@ -73,5 +73,5 @@ def test_a_loop_that_was_closed() -> None:
     loop.close()
     gate.set()
     writer._jobs.put(None)
-    writer._thread.join(10)
-    assert not writer._thread.is_alive()
+    writer._runner.join(10)
+    assert not writer._runner.is_alive()

@@ -22,8 +22,8 @@ class Writer:
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[tuple[Callable[[], object], Then] | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._work, name="postbus-spool", daemon=True)
-        self._thread.start()
+        self._runner = threading.Thread(target=self._work, name="postbus-spool", daemon=True)
+        self._runner.start()
 
     def post(self, job: Callable[[], Result], then: Then) -> None:
         """Run *job* on the thread, then ``then(result, None)`` or ``then(None, fault)`` on the loop: one wake-up of the loop per job."""
@@ -50,7 +50,7 @@ class Writer:
         self.post(lambda: None, lambda _result, _fault: ended.set_result(None))
         await ended
         self._jobs.put(None)
-        self._thread.join()
+        self._runner.join()
 
     def _work(self) -> None:
         while (task := self._jobs.get()) is not None:
