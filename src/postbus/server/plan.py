@@ -18,8 +18,8 @@ from postbus.smtp.replies import Reply
 from postbus.smtp.terms import Limits, Offer
 
 if TYPE_CHECKING:
-    from postbus.server.dialog import Dialog
     from postbus.server.networks import Networks
+    from postbus.server.reception import Reception
     from postbus.server.roster import Roster, Terms
 
 DEFAULT_LIMITS = Limits()
@@ -70,7 +70,7 @@ class Plan:
         "offer", "pushes", "raw_verbs", "special",
     )  # fmt: skip
 
-    def __init__(self, server: Dialog, roster: Roster) -> None:
+    def __init__(self, server: Reception, roster: Roster) -> None:
         self.key = key_of(server, roster)
         smtp_class = type(server)
         self.hooks = Hooks(server.event_handler, by_server=not is_stock(smtp_class, "_call_handler_hook"))
@@ -100,7 +100,7 @@ class Plan:
         self.limits = limits_of(server, roster.terms.limits)
         self.banner = Reply(220, banner_text(server))
 
-    def syntaxes(self, server: Dialog) -> dict[str, str]:
+    def syntaxes(self, server: Reception) -> dict[str, str]:
         """Return the line in HELP of every raw verb that has one now."""
         found = {}
         for verb, name in self.methods.items():
@@ -115,7 +115,7 @@ class Plan:
 
 NOT_LMTP = frozenset({"HELO", "EHLO"})
 STOCK_MODULES = frozenset(
-    f"postbus.server.{name}" for name in ("asking", "streaming", "content", "identification", "dialog", "smtp", "lmtp")
+    f"postbus.server.{name}" for name in ("asking", "streaming", "content", "identification", "reception", "dialog", "smtp", "lmtp")
 )
 
 
@@ -124,7 +124,7 @@ def is_stock(smtp_class: type, name: str) -> bool:
     return getattr(smtp_class, name).__module__ in STOCK_MODULES
 
 
-def _raw_for_its_class(server: Dialog) -> set[str]:
+def _raw_for_its_class(server: Reception) -> set[str]:
     """Return the verbs that old hooks and bounds of *server*'s class make raw."""
     raw = set()
     for hook, verbs, instead in (("ehlo_hook", {"EHLO", "LHLO"}, "handle_EHLO"), ("rset_hook", {"RSET"}, "handle_RSET")):
@@ -134,7 +134,7 @@ def _raw_for_its_class(server: Dialog) -> set[str]:
     return raw | {"MAIL", "RCPT"} if server.local_part_limit else raw
 
 
-def limits_of(server: Dialog, limits: Limits) -> Limits:
+def limits_of(server: Reception, limits: Limits) -> Limits:
     """Return the listener's *limits*, where the class of *server* has none of its own."""
     if server.command_size_limit != DEFAULT_LIMITS.command_octets:
         limits = replace(limits, command_octets=server.command_size_limit)
@@ -143,12 +143,12 @@ def limits_of(server: Dialog, limits: Limits) -> Limits:
     return limits
 
 
-def banner_text(server: Dialog) -> str:
+def banner_text(server: Reception) -> str:
     """Return the greeting's words; the protocol name is what some clients look for (RFC 5321 s4.2)."""
     return f"{server.hostname} {'LMTP' if server.lmtp else 'ESMTP'} {server.__ident__}"
 
 
-def key_of(server: Dialog, roster: Roster) -> tuple[Any, ...]:
+def key_of(server: Reception, roster: Roster) -> tuple[Any, ...]:
     """Return what tells one plan from another."""
     size_octets, requiretls = roster.terms.size_octets, roster.terms.requiretls
     return (
@@ -171,7 +171,7 @@ def key_of(server: Dialog, roster: Roster) -> tuple[Any, ...]:
     )
 
 
-def mechanisms_of(server: Dialog, plan: Plan) -> tuple[str, ...]:
+def mechanisms_of(server: Reception, plan: Plan) -> tuple[str, ...]:
     """Return the mechanisms to offer: of ours only those whose passwords somebody can judge, and those asked for by name."""
     smtp_class = type(server)
     own = {name for name, (owner, method) in plan.mechanisms.items() if owner == "handler" or not is_stock(smtp_class, method)}
@@ -180,7 +180,7 @@ def mechanisms_of(server: Dialog, plan: Plan) -> tuple[str, ...]:
     return tuple(name for name in offered(own, judged=judged, wanted=wanted, excluded=excluded) if name in plan.mechanisms)
 
 
-def offer_of(server: Dialog, roster: Roster, mechanisms: tuple[str, ...]) -> Offer:
+def offer_of(server: Reception, roster: Roster, mechanisms: tuple[str, ...]) -> Offer:
     """Return what *server* offers on the listener of *roster*."""
     context: ssl.SSLContext | None = server.tls_context
     offer = Offer(
