@@ -173,6 +173,9 @@ def large_attachment() -> bytes:
     return multipart(b"Content-Type: a/b\r\nContent-Transfer-Encoding: base64\r\n\r\n" + base64.encodebytes(bytes(18 * MIB)))
 
 
+# Python 3.14 needs more memory for the same tree: there the worker's bound on memory comes before the one on parts.
+MANY_PARTS = "parser.died" if sys.version_info >= (3, 14) else "mime.parts"
+
 HOSTILE: list[tuple[str, Callable[[], bytes], bool, set[str]]] = [
     ("20,000 nested multiparts", lambda: nested(20_000), False, {"mime.parts"}),
     ("900 nested multiparts", lambda: nested(900), False, {"mime.malformed"}),
@@ -180,7 +183,7 @@ HOSTILE: list[tuple[str, Callable[[], bytes], bool, set[str]]] = [
     ("quadratic encoded words in the header", lambda: b"Subject: " + b"?=?=" * 60_000 + b"\r\n\r\nx", False, {"mime.encoded_words"}),
     ("quadratic encoded words in a part", encoded_words, False, {"mime.encoded_words"}),
     ("a million tiny parts", lambda: multipart(b"\r\n") + b"--b\r\n\r\n" * 1_000_000, True, set()),
-    ("a million tiny open parts", lambda: multipart()[:-7] + b"--b\r\n\r\n" * 1_000_000, False, {"mime.parts"}),
+    ("a million tiny open parts", lambda: multipart()[:-7] + b"--b\r\n\r\n" * 1_000_000, False, {MANY_PARTS}),
     ("nested messages", nested_messages, False, {"parser.died"}),
     (
         "broken base64",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from postbus.telemetry.lines import LINE_MAX_OCTETS, Log, Writer, escape
+from postbus.telemetry.lines import LINE_MAX_OCTETS, Log, Writer, _Adapter, escape
 
 NASTY = "a\x1b[31mred\x07\r\nfake\x00\x7f\x9b2J\u2028\u202e end"
 
@@ -175,6 +175,18 @@ def test_without_configuration_the_standard_library_decides(caplog: pytest.LogCa
         log.log("info", "not.shown")
         log.log("error", "handler.failed", hook="handle_DATA", why="a\nb")
     assert ['error   handler.failed hook=handle_DATA why="a\\u000ab"'] == [record.message for record in caplog.records]
+
+
+def test_our_own_lines_do_not_come_back(caplog: pytest.LogCaptureFixture) -> None:
+    """Between two configurations the root logger's handler is ours while our lines go through the standard library: each once."""
+    log = Log()
+    adapter = _Adapter(log)
+    logging.getLogger().addHandler(adapter)
+    try:
+        log.log("error", "handler.failed")
+    finally:
+        logging.getLogger().removeHandler(adapter)
+    assert ["error   handler.failed"] == [record.message for record in caplog.records]
 
 
 def test_a_stuck_reader_costs_lines_not_time() -> None:

@@ -44,6 +44,8 @@ TRACEBACK = "traceback"
 TRACEBACK_MAX_CHARACTERS = 4_096
 GATHER_S = 0.05
 """How long the thread waits for more lines before it writes; a line is out within 100 ms."""
+LIBRARY = "postbus"
+"""The logger that has our lines where nobody has configured us: in somebody else's program."""
 EXIT_FLUSH_S = 1.0
 """How long the end of the process waits for a slow reader of standard error."""
 
@@ -201,7 +203,7 @@ class Log:
         self._hide = _HIDDEN["domain"]
         self._second = -1
         self._prefix = ""
-        self._library = logging.getLogger("postbus")
+        self._library = logging.getLogger(LIBRARY)
         self._closed_drops = 0
 
     def configure(
@@ -282,7 +284,9 @@ class _Adapter(logging.Handler):
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write *record* as one line with its traceback, both bounded."""
+        """Write *record* as one line with its traceback, both bounded; our own lines come back where none of ours are written (``log``)."""
+        if record.name == LIBRARY:
+            return
         level: Level = "error" if record.levelno >= logging.ERROR else "warning"
         traceback = None
         if record.exc_info:
