@@ -92,7 +92,7 @@ def test_too_many_errors_before_an_answer() -> None:
     driver = Driver(OFFERED)
     driver.feed(b"EHLO x\r\n")
     driver.feed(b"AUTH PLAIN\r\n")
-    driver.engine._tally.errors = 20
+    driver.engine.tally.errors = 20
     assert driver.feed(SECRET.encode() + b"\r\n").startswith(b"421 4.7.0")
     assert driver.closed
 

@@ -47,7 +47,7 @@ class Transactions(RuleBasedStateMachine):
 
     def say(self, line: str, digit: int, verb: str) -> str:
         """Send *line*, have *verb* answered with *digit*, return the first digit that came back."""
-        self.driver.engine._tally.forgive()  # budgets have their own tests
+        self.driver.engine.tally.forgive()  # budgets have their own tests
         self.driver.policy = Policy(answers={verb: ANSWERS[digit]})
         (code,) = codes(self.driver.feed(line.encode()))
         return code[0]
@@ -89,7 +89,7 @@ class Transactions(RuleBasedStateMachine):
         """DATA needs a recipient."""
         if self.reads_commands():
             legal = bool(self.model.accepted) and not self.model.chunked
-            self.driver.engine._tally.errors = 0
+            self.driver.engine.tally.errors = 0
             self.driver.policy = Policy(answers={"DATA": ANSWERS[4]} if refuse else {})
             (code,) = codes(self.driver.feed(b"DATA\r\n"))
             assert code.startswith(
@@ -111,7 +111,7 @@ class Transactions(RuleBasedStateMachine):
         model = self.model
         if not self.reads_commands():
             return
-        self.driver.engine._tally.errors = 0
+        self.driver.engine.tally.errors = 0
         self.driver.policy = Policy(answers={"BDAT": ANSWERS[4]} if refuse else {".": ANSWERS[digit]})
         (code,) = codes(self.driver.feed(b"BDAT %d%s\r\n" % (size, b" LAST" * last) + b"x" * size))
         if not model.accepted:

@@ -76,12 +76,10 @@ class Connection(Timed, asyncio.Protocol):
         "__dict__",
         "__weakref__",
         "_command_timeout_s",
-        "_farewell",
         "_half_closed",
         "_handshake_task",
         "_has_roster",
         "_job",
-        "_linger_octets",
         "_octets_before",
         "_paid_for",
         "_partial",
@@ -95,11 +93,8 @@ class Connection(Timed, asyncio.Protocol):
         "client",
         "engine",
         "finished",
-        "header_terms",
-        "limit",
         "loop",
         "peername",
-        "proxied",
         "reason",
         "roster",
         "transport",
@@ -107,13 +102,19 @@ class Connection(Timed, asyncio.Protocol):
 
     acts: ClassVar[Mapping[type[Any], Callable[[Any, Any], Outcome]]] = {}
 
+    # What few connections ever set is an attribute of the class until they do, here and in the floors above: an instance of more than
+    # 512 octets is made by malloc, which costs each connection microseconds.
+    header_terms: HeaderTerms | None = None
+    proxied: ProxyData | None = None
+    limit: str = ""
+    _farewell: tuple[Reply, str] | None = None
+    _linger_octets: int = 0
+
     def __init__(self, loop: asyncio.AbstractEventLoop, command_timeout_s: float = 300) -> None:
         super().__init__(0.0)
         self._command_timeout_s = command_timeout_s
         self.loop = loop
         self.transport: asyncio.Transport | None = None
-        self.header_terms: HeaderTerms | None = None
-        self.proxied: ProxyData | None = None
         self.roster: Roster = cast("Roster", None)
         self._has_roster = False
         self.engine: Engine = cast("Engine", None)
@@ -122,14 +123,11 @@ class Connection(Timed, asyncio.Protocol):
         self.reason = ""
         self.client: Client | None = None
         self.peername: Any = None
-        self.limit = ""
-        self._farewell: tuple[Reply, str] | None = None
         self._paid_for = 0
         self._partial = ""  # lines pushed of a reply whose last one has not come: ``250-...``
         self._half_closed = False
         self._turn_octets = 0
         self._octets_before = 0
-        self._linger_octets = 0
         self._paused = 0
         self._shift = 0
         self._task: asyncio.Task[None] | None = None
@@ -259,11 +257,12 @@ class Connection(Timed, asyncio.Protocol):
         if self._paused & PEER:
             return
         engine = self.engine
+        tally = engine.tally
         acts = self.acts
         left = TURN_COMMANDS
         event: Event | Signal
         while True:
-            if engine.nuisances != self._paid_for and self._slow_down():
+            if tally.nuisances != self._paid_for and self._slow_down():
                 event = PAUSED
                 break
             event = engine.next_event()
@@ -300,7 +299,7 @@ class Connection(Timed, asyncio.Protocol):
     def _settle(self, event: Any) -> None:
         """See whether the conversation is over, or TLS begins."""
         if event is Signal.CLOSED:
-            last_word = self.engine.last_word
+            last_word = self.engine.last_word if self.reason != "quit" else None
             if last_word is not None and limits.OF_REPLY.get(last_word) != self.limit != limits.EARLY:  # else it is counted already
                 self._count_limit(last_word)
             self.hang_up(self.reason or "refused")

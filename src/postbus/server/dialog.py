@@ -1,31 +1,25 @@
 """What each event of the engine leads to: hooks asked, transactions kept, methods called.
 
-A server class has six floors, each a class that derives from the one below: ``Connection`` (bytes and tasks), ``Asking`` (hooks),
-``Content`` (what comes behind DATA), ``Identification`` (AUTH), ``Dialog`` (every other event), ``SMTP`` (what subclasses see).
+A server class has eight floors, each a class that derives from the one below: ``Connection`` (bytes and tasks), ``Asking`` (hooks),
+``Streaming`` and ``Content`` (what comes behind DATA), ``Identification`` (AUTH), ``Reception`` (how a session begins and ends),
+``Dialog`` (every other event), ``SMTP`` (what subclasses see).
 """
 
 from __future__ import annotations
 
-import asyncio
-import ssl
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from postbus import telemetry
 from postbus.server import limits
 from postbus.server.connection import UPGRADE
 from postbus.server.envelope import Envelope
 from postbus.server.hooks import MISSING, Hook, Misanswered, ehlo_reply
-from postbus.server.identification import Identification
 from postbus.server.outcome import Outcome, Pending
-from postbus.server.plan import Plan, key_of
-from postbus.server.preface import refused
 from postbus.server.pressure import lowered
-from postbus.server.session import Session, speak_for, tls_of
+from postbus.server.reception import Reception
+from postbus.server.session import speak_for
 from postbus.smtp import replies
-from postbus.smtp.engine import Engine
 from postbus.smtp.events import (
     Command,
     DataStart,
@@ -44,230 +38,33 @@ from postbus.smtp.events import (
     Xforward,
 )
 from postbus.smtp.replies import Reply
-from postbus.smtp.states import State
-from postbus.smtp.terms import Offer
 
 NULL_SENDER = "<>"  # what aiosmtpd's handlers see for the null reverse-path
 
-INSECURE = Reply(554, "Command refused due to lack of security", "5.7.0")  # RFC 3207 s4.1
 
+class Dialog(Reception):
+    """The events of one session, and what is done about them."""
 
-class Dialog(Identification):
-    """The events of one session, and what is done about them. Attributes without a word here are ``SMTP``'s parameters."""
+    __slots__ = ("_raw",)
 
-    __slots__ = (
-        "__ident__",
-        "_answered",
-        "_began_at",
-        "_call_limits",
-        "_calls",
-        "_greeted",
-        "_pushed",
-        "_raw",
-        "_refusals",
-        "_said",
-        "data_size_limit",
-        "hostname",
-        "require_starttls",
-        "tls_context",
-    )
-
-    tls_context: ssl.SSLContext | None
-    hostname: str
-    __ident__: str
-    data_size_limit: int | None
-    require_starttls: bool
-    command_size_limit: int
-    line_length_limit: int
-    local_part_limit: int
-    _call_limits: tuple[Mapping[str, int], int] | None
-    _calls: Counter[str]
-    _began_at: float
-    _greeted: bool
+    _calls: dict[str, int]
     _raw: bool
-    _refusals: int
-    _answered: bool
-    _pushed: Reply | None
-    _said: list[Reply] | None
-
-    # --- the life of a session
-
-    def begin(self) -> Outcome:
-        """Greet a plain connection."""
-        self.session = self._new_session(None)
-        return self._greet(tls=False)
-
-    def secured(self, transport: asyncio.BaseTransport) -> Outcome:
-        """Forget all that was said in plain text (RFC 3207 s4.2); on an implicit TLS listener nothing was."""
-        implicit = self.session is None
-        self.session = session = self._new_session(self.session)
-        session.ssl, session.tls = tls_of(transport)
-        telemetry.tls_started(listener=session.listener, version=session.tls.version)
-        if implicit:
-            return self._greet(tls=True)
-        self.engine.tls_started()
-        self._offer_external()
-        self._set_rset_state()
-        hook = self._plan.hooks.starttls
-        return None if hook is None else self._ask("STARTTLS", hook, self._tls_judged, None)
-
-    def _tls_judged(self, _event: None, result: Any) -> Outcome:
-        if not result or isinstance(result, Reply):
-            self.engine.refuse(result if isinstance(result, Reply) else INSECURE)
-        return None
-
-    def _new_session(self, old: Session | None) -> Session:
-        session = self._create_session()
-        terms = self.roster.terms
-        transport = self.transport
-        assert transport is not None
-        if old is None:
-            self._began_at = self.loop.time()
-        session.id = self.roster.new_id() if old is None else old.id
-        if old is None:
-            session.peer = self.peername
-            session.proxy_data = self.proxied
-            direct = transport.get_extra_info("peername")
-            session.proxy_peer = direct if direct != self.peername else None
-        else:
-            session.peer, session.proxy_peer, session.proxy_data = old.peer, old.proxy_peer, old.proxy_data
-            session.peer_host, session.xclient = old.peer_host, old.xclient
-        session.listener = terms.name
-        session.lmtp = self.lmtp
-        session.find_local = transport.get_extra_info
-        return session
-
-    def _greet(self, *, tls: bool) -> Outcome:
-        roster = self.roster
-        plan = roster.plan
-        if plan is None or plan.key != key_of(self, roster):
-            plan = roster.plan = Plan(self, roster)
-        self._plan = plan
-        self._set_rset_state()
-        self.engine = Engine(self._offer(), lmtp=self.lmtp, limits=plan.limits, raw_verbs=plan.raw_verbs, tls=tls)
-        self._greeted = True
-        self._offer_external()
-        if self.proxied is None:
-            return self._wait_or_welcome()
-        hook = plan.hooks.proxy
-        if hook is None:
-            return self._proxy_judged(None, MISSING)
-        return self._ask("PROXY", hook, self._proxy_judged, None, self.proxied)
-
-    def _proxy_judged(self, _event: None, result: Any) -> Outcome:
-        """Go on if ``handle_PROXY`` said so; without it, if the listener knows whom to trust. Else close without a word."""
-        goes_on = self.roster.terms.header is not None if result is MISSING else bool(result) and not isinstance(result, Reply)
-        if goes_on:
-            return self._wait_or_welcome()
-        refused(self.roster.terms.name, self.peername, "handler")
-        self.drop("proxy")
-        return None
-
-    def _wait_or_welcome(self) -> Outcome:
-        """Greet, after the pause that shows who does not wait for a banner."""
-        delay_s = self.roster.terms.timeouts.greet_delay_s
-        if delay_s and self.client is not None:
-            self.hold(delay_s)
-            return None
-        return self.welcome()
-
-    def welcome(self) -> Outcome:
-        """Ask ``handle_CONNECT``, and greet."""
-        hook = self._plan.hooks.connect
-        if hook is not None:
-            return self._ask("CONNECT", hook, self._connected, None)
-        self._open(self._plan.banner)
-        return None
-
-    def _offer(self) -> Offer:
-        """Return what this peer is offered when its session begins, or when it turns out to be somebody else (PROXY, XCLIENT)."""
-        terms, peer = self.roster.terms, self.session.peer if self.session is not None else None
-        special = (
-            (terms.stray_allowed_from, "stray", "allow"),
-            (terms.pipelining_exempt, "strict_pipelining", False),
-            (terms.xclient, "xclient", True),
-            (terms.xforward, "xforward", True),
-        )
-        changes: dict[str, Any] = {name: value for networks, name, value in special if networks and peer in networks}
-        return replace(self._plan.offer, **changes) if changes else self._plan.offer
-
-    def _offer_external(self) -> None:
-        """Offer EXTERNAL to who has shown a certificate, where it is wanted."""
-        session = self.session
-        if self._plan.external and session is not None and session.tls is not None and session.tls.client_cert_subject is not None:
-            offer = self.engine.offer
-            self.engine.offer = replace(offer, auth=tuple(sorted({*offer.auth, "EXTERNAL"})))
-
-    def _open(self, banner: Reply) -> None:
-        """Say *banner*, unless the peer has talked before it."""
-        self.engine.open(banner)
-        if self.engine.state is State.CLOSED and banner.code < 400:
-            self.limited(limits.EARLY)
-
-    def _connected(self, _event: None, result: Any) -> Outcome:
-        """``handle_CONNECT`` has decided."""
-        self._open(self._banner(result))
-        return None
-
-    def _banner(self, result: Any) -> Reply:
-        """Return the banner ``handle_CONNECT`` wants: as usual if it said nothing; 220 to greet, 4xx or 5xx to turn the peer away."""
-        if result is None or result is MISSING:
-            return self._plan.banner
-        text = result if isinstance(result, str) else ""
-        return Reply.parse(text) if text[:3] == "220" else self._verdict("CONNECT", result)
-
-    def ended(self, error: Exception | None) -> None:
-        """Tidy up and tell what the session came to."""
-        self._drop_content()
-        self.reason = self.reason or ("lost" if error is not None or not self._half_closed else "eof")
-        session = self.session
-        if session is None:
-            return
-        telemetry.session_closed(
-            listener=session.listener,
-            session=session.id,
-            peer=str(session.peer[0] if isinstance(session.peer, tuple) else session.peer),
-            helo=session.host_name,
-            tls=None if session.tls is None else session.tls.version,
-            auth=session.auth_mechanism,
-            accepted=self.messages_accepted,
-            refused=self.messages_refused,
-            recipients=self.recipients,
-            octets=self.octets,
-            duration_s=self.loop.time() - self._began_at,
-            outcome=self.reason,
-            limit=self.limit or None,
-        )
-        hook = self._plan.hooks.disconnect if self._greeted else None
-        if hook is not None:
-            envelope = self.envelope if self.envelope is not None and self.envelope.mail_from is not None else None
-            self._tell("DISCONNECT", hook, session, envelope, self.reason)
-
-    def tls_failed(self, error: Exception | None) -> None:
-        """Count the handshake that failed."""
-        peer = self.transport.get_extra_info("peername") if self.transport is not None else ""
-        why = getattr(error, "reason", None) or (type(error).__name__ if error is not None else "closed")
-        telemetry.tls_failed(listener=self.roster.terms.name, peer=str(peer[0] if isinstance(peer, tuple) else peer), error=str(why))
-
-    def tls_context_now(self) -> ssl.SSLContext:
-        """Return the context STARTTLS was offered with, or the listener's for implicit TLS."""
-        context = self.tls_context or self.roster.tls_context
-        assert context is not None
-        return context
+    _refusals: int = 0
+    _said: list[Reply] | None = None
 
     # --- commands, the fast way
 
     def _on_helo(self, event: Helo) -> Outcome:
         session, hooks = self.session, self._plan.hooks
         assert session is not None
-        granted = self.engine.limits
-        before = (self.envelope, session.extended_smtp)
+        extended = event.verb != "HELO"
+        before = (self.envelope, session.extended_smtp, self.engine.limits)
         self._set_rset_state()
-        session.extended_smtp = event.verb != "HELO"
+        session.extended_smtp = extended
         load = self.roster.terms.load
         if load is not None:
-            self.engine.grant(lowered(self._plan.limits, load()) if session.extended_smtp else self._plan.limits)
-        hook = hooks.ehlo if session.extended_smtp else hooks.helo
+            self.engine.grant(lowered(self._plan.limits, load()) if extended else self._plan.limits)
+        hook = hooks.ehlo if extended else hooks.helo
         if hook is None:
             session.host_name = event.hostname
             self._forget_message(before[0])
@@ -276,7 +73,7 @@ class Dialog(Identification):
         def settle(_event: Helo, result: Any) -> Outcome:
             reply = self._greeting(event, result)
             if reply.code >= 400:  # a refused greeting changes nothing (RFC 5321 s4.1.4)
-                self.envelope, session.extended_smtp = before
+                self.envelope, session.extended_smtp, granted = before
                 self.engine.grant(granted)
             else:
                 self._forget_message(before[0])
@@ -284,7 +81,7 @@ class Dialog(Identification):
                 self.engine.authenticated = self.engine.authenticated or bool(session.authenticated)  # a hook may know the peer
             return reply
 
-        if hooks.ehlo_has_responses and session.extended_smtp:
+        if hooks.ehlo_has_responses and extended:
             lines = self.engine.greeting_lines()
             marked = [f"250-{line}" for line in lines[:-1]] + [f"250 {lines[-1]}"]
             return self._ask("EHLO", hook, settle, event, event.hostname, marked)
@@ -521,8 +318,8 @@ class Dialog(Identification):
         """Count a call of *verb*; return whether that was one too many."""
         assert self._call_limits is not None
         of_its_own, of_any = self._call_limits
-        self._calls[verb] += 1
-        return self._calls[verb] > of_its_own.get(verb, of_any)
+        self._calls[verb] = calls = self._calls.get(verb, 0) + 1
+        return calls > of_its_own.get(verb, of_any)
 
     def _commanded(self, event: Command, result: Any) -> Outcome:
         """The method has returned: what it pushed last is the answer, unless it gave one by calling its superclass."""
@@ -559,18 +356,8 @@ class Dialog(Identification):
             self.envelope = self.envelope.parted()
         return answer
 
-    # --- what subclasses override
-
-    def _create_session(self) -> Session:
-        """Return a new session; override it to have one of your own."""
-        return Session(self.loop)
-
-    def _set_rset_state(self) -> None:
-        """Forget the transaction, but not the greeting."""
-        self._set_post_data_state()
-
     acts: ClassVar[Mapping[type[Any], Callable[[Any, Any], Outcome]]] = {
-        **Identification.acts,
+        **Reception.acts,
         Helo: _on_helo,
         Mail: _on_mail,
         Rcpt: _on_rcpt,

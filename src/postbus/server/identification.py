@@ -47,26 +47,18 @@ class Verdict:
 class Identification(Content):
     """Who the peer is. Attributes that begin with ``_auth`` are ``SMTP``'s parameters."""
 
-    __slots__ = (
-        "_auth_callback",
-        "_auth_failures",
-        "_auth_require_tls",
-        "_auth_required",
-        "_auth_terms",
-        "_authenticator",
-        "_response_event",
-    )
+    __slots__ = ()
 
-    _authenticator: AuthenticatorType | None
-    _auth_callback: AuthCallbackType | None
-    _auth_required: bool
-    _auth_require_tls: bool
-    _auth_terms: tuple[Any, ...]
-    _auth_failures: int
-    _response_event: asyncio.Future[AuthResponse] | None
+    _authenticator: AuthenticatorType | None = None
+    _auth_callback: AuthCallbackType | None = None
+    _auth_required: bool = False
+    _auth_require_tls: bool = True
+    _auth_terms: tuple[Any, ...] = (False, True, None, (), False)
+    _auth_failures: int = 0
+    _response_event: asyncio.Future[AuthResponse] | None = None
     _raw: bool
-    _answered: bool
-    _pushed: Reply | None
+    _answered: bool = False
+    _pushed: Reply | None = None
 
     if TYPE_CHECKING:  # what the floors above bring
 

@@ -18,8 +18,9 @@ from postbus.smtp.replies import Reply
 from postbus.smtp.terms import Limits, Offer
 
 if TYPE_CHECKING:
-    from postbus.server.dialog import Dialog
-    from postbus.server.roster import Roster
+    from postbus.server.networks import Networks
+    from postbus.server.reception import Reception
+    from postbus.server.roster import Roster, Terms
 
 DEFAULT_LIMITS = Limits()
 
@@ -55,6 +56,7 @@ class Plan:
         offer: for connections as they begin. BDAT only where DATA has no method: it would go round that.
         banner: greeting of the usual kind.
         limits: of the engine; the class' own bounds included.
+        special: what some networks are offered otherwise: (who, field of ``Offer``, its value).
         external: who has shown a certificate is offered EXTERNAL too.
         mechanisms: of AUTH, by name: whose method it is (``server`` or ``handler``), and its name.
         pushes, checks_helo, checks_auth: ``push``, ``check_helo_needed`` or ``check_auth_needed`` is overridden: every verb is raw, to go
@@ -65,10 +67,10 @@ class Plan:
 
     __slots__ = (
         "banner", "checks_auth", "checks_helo", "counts", "explains", "external", "hooks", "key", "limits", "mechanisms", "methods",
-        "offer", "pushes", "raw_verbs",
+        "offer", "pushes", "raw_verbs", "special",
     )  # fmt: skip
 
-    def __init__(self, server: Dialog, roster: Roster) -> None:
+    def __init__(self, server: Reception, roster: Roster) -> None:
         self.key = key_of(server, roster)
         smtp_class = type(server)
         self.hooks = Hooks(server.event_handler, by_server=not is_stock(smtp_class, "_call_handler_hook"))
@@ -94,10 +96,11 @@ class Plan:
         self.external = without != offer.auth and self.mechanisms["EXTERNAL"] == ("server", "auth_EXTERNAL")
         chunking = offer.chunking and "DATA" not in methods
         self.offer = replace(offer, auth=without if self.external else offer.auth, chunking=chunking)
+        self.special = special_of(roster.terms)
         self.limits = limits_of(server, roster.terms.limits)
         self.banner = Reply(220, banner_text(server))
 
-    def syntaxes(self, server: Dialog) -> dict[str, str]:
+    def syntaxes(self, server: Reception) -> dict[str, str]:
         """Return the line in HELP of every raw verb that has one now."""
         found = {}
         for verb, name in self.methods.items():
@@ -112,7 +115,7 @@ class Plan:
 
 NOT_LMTP = frozenset({"HELO", "EHLO"})
 STOCK_MODULES = frozenset(
-    f"postbus.server.{name}" for name in ("asking", "streaming", "content", "identification", "dialog", "smtp", "lmtp")
+    f"postbus.server.{name}" for name in ("asking", "streaming", "content", "identification", "reception", "dialog", "smtp", "lmtp")
 )
 
 
@@ -121,7 +124,7 @@ def is_stock(smtp_class: type, name: str) -> bool:
     return getattr(smtp_class, name).__module__ in STOCK_MODULES
 
 
-def _raw_for_its_class(server: Dialog) -> set[str]:
+def _raw_for_its_class(server: Reception) -> set[str]:
     """Return the verbs that old hooks and bounds of *server*'s class make raw."""
     raw = set()
     for hook, verbs, instead in (("ehlo_hook", {"EHLO", "LHLO"}, "handle_EHLO"), ("rset_hook", {"RSET"}, "handle_RSET")):
@@ -131,7 +134,7 @@ def _raw_for_its_class(server: Dialog) -> set[str]:
     return raw | {"MAIL", "RCPT"} if server.local_part_limit else raw
 
 
-def limits_of(server: Dialog, limits: Limits) -> Limits:
+def limits_of(server: Reception, limits: Limits) -> Limits:
     """Return the listener's *limits*, where the class of *server* has none of its own."""
     if server.command_size_limit != DEFAULT_LIMITS.command_octets:
         limits = replace(limits, command_octets=server.command_size_limit)
@@ -140,12 +143,12 @@ def limits_of(server: Dialog, limits: Limits) -> Limits:
     return limits
 
 
-def banner_text(server: Dialog) -> str:
+def banner_text(server: Reception) -> str:
     """Return the greeting's words; the protocol name is what some clients look for (RFC 5321 s4.2)."""
     return f"{server.hostname} {'LMTP' if server.lmtp else 'ESMTP'} {server.__ident__}"
 
 
-def key_of(server: Dialog, roster: Roster) -> tuple[Any, ...]:
+def key_of(server: Reception, roster: Roster) -> tuple[Any, ...]:
     """Return what tells one plan from another."""
     size_octets, requiretls = roster.terms.size_octets, roster.terms.requiretls
     return (
@@ -168,7 +171,7 @@ def key_of(server: Dialog, roster: Roster) -> tuple[Any, ...]:
     )
 
 
-def mechanisms_of(server: Dialog, plan: Plan) -> tuple[str, ...]:
+def mechanisms_of(server: Reception, plan: Plan) -> tuple[str, ...]:
     """Return the mechanisms to offer: of ours only those whose passwords somebody can judge, and those asked for by name."""
     smtp_class = type(server)
     own = {name for name, (owner, method) in plan.mechanisms.items() if owner == "handler" or not is_stock(smtp_class, method)}
@@ -177,7 +180,7 @@ def mechanisms_of(server: Dialog, plan: Plan) -> tuple[str, ...]:
     return tuple(name for name in offered(own, judged=judged, wanted=wanted, excluded=excluded) if name in plan.mechanisms)
 
 
-def offer_of(server: Dialog, roster: Roster, mechanisms: tuple[str, ...]) -> Offer:
+def offer_of(server: Reception, roster: Roster, mechanisms: tuple[str, ...]) -> Offer:
     """Return what *server* offers on the listener of *roster*."""
     context: ssl.SSLContext | None = server.tls_context
     offer = Offer(
@@ -194,6 +197,20 @@ def offer_of(server: Dialog, roster: Roster, mechanisms: tuple[str, ...]) -> Off
     )
     offer = replace(offer, **roster.terms.offer)
     return replace(offer, binarymime=offer.binarymime and not server.decode_data)  # what is binary is no text
+
+
+def special_of(terms: Terms) -> tuple[tuple[Networks, str, Any], ...]:
+    """Return what some networks are offered otherwise than all others: (who, field of ``Offer``, its value)."""
+    return tuple(
+        row
+        for row in (
+            (terms.stray_allowed_from, "stray", "allow"),
+            (terms.pipelining_exempt, "strict_pipelining", False),
+            (terms.xclient, "xclient", True),
+            (terms.xforward, "xforward", True),
+        )
+        if row[0]
+    )
 
 
 def least(one: int | None, other: int | None) -> int | None:

@@ -14,7 +14,6 @@ import inspect
 import socket
 import ssl
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -41,7 +40,7 @@ from postbus.server.preface import HeaderTerms
 from postbus.server.session import Session
 from postbus.smtp import replies
 from postbus.smtp.commands import VERBS
-from postbus.smtp.events import AuthResponse, DataStart, EndOfMessage, Mail, Rcpt, StartTls
+from postbus.smtp.events import DataStart, EndOfMessage, Mail, Rcpt, StartTls
 from postbus.smtp.replies import Reply
 
 __all__ = [
@@ -202,23 +201,24 @@ class SMTP(Dialog):
         self.__ident__ = ident or "postbus"
         self.tls_context = tls_context
         self.require_starttls = bool(tls_context and require_starttls)
-        self._call_limits = call_limits(command_call_limit)
-        self._calls = Counter()
+        if command_call_limit is not None:
+            self._call_limits = call_limits(command_call_limit)
+            self._calls = {}
         if auth_required and not auth_require_tls:
             warnings.warn("Requiring AUTH while not requiring TLS can lead to security vulnerabilities!", stacklevel=2)
-        self._authenticator = authenticator
-        self._auth_callback = auth_callback if authenticator is None else None
-        self._auth_required = auth_required
-        self._auth_require_tls = auth_require_tls
-        self._auth_terms = (
-            auth_required,
-            auth_require_tls,
-            None if auth_mechanisms is None else tuple(auth_mechanisms),
-            tuple(auth_exclude_mechanism or ()),
-            authenticator is not None or auth_callback is not None,
-        )
-        self._auth_failures = 0
-        self._response_event: asyncio.Future[AuthResponse] | None = None
+        judged = authenticator is not None or auth_callback is not None
+        if auth_required or not auth_require_tls or auth_mechanisms is not None or auth_exclude_mechanism or judged:
+            self._authenticator = authenticator
+            self._auth_callback = auth_callback if authenticator is None else None
+            self._auth_required = auth_required
+            self._auth_require_tls = auth_require_tls
+            self._auth_terms = (
+                auth_required,
+                auth_require_tls,
+                None if auth_mechanisms is None else tuple(auth_mechanisms),
+                tuple(auth_exclude_mechanism or ()),
+                judged,
+            )
         if proxy_protocol_timeout is not None:
             if proxy_protocol_timeout <= 0:
                 raise ValueError("proxy_protocol_timeout must be > 0")
@@ -233,13 +233,8 @@ class SMTP(Dialog):
         self._spill: Spill | None = None
         self._disk_event: asyncio.Future[None] | None = None
         self._content_event = None
-        self._stream = None
         self._plan: Plan = cast("Plan", None)
         self._raw = False
-        self._refusals = 0
-        self._answered = False
-        self._pushed: Reply | None = None
-        self._said: list[Reply] | None = None
         self._began_at = 0.0
         self._greeted = False
 

@@ -59,11 +59,11 @@ class Stream:
 class Streaming(Asking):
     """A connection whose handler may want the content as it arrives."""
 
-    __slots__ = ("_content_event", "_stream", "decode_data", "enable_SMTPUTF8")
+    __slots__ = ("_content_event", "decode_data", "enable_SMTPUTF8")
 
     decode_data: bool
     enable_SMTPUTF8: bool  # noqa: N815 - aiosmtpd's name
-    _stream: Stream | None
+    _stream: Stream | None = None
     _content_event: asyncio.Future[EndOfMessage | Pending] | None
 
     @property

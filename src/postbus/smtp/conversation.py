@@ -18,6 +18,7 @@ from postbus.smtp.tally import Tally
 from postbus.smtp.terms import Limits, Offer
 
 # Looking a member up in its class takes 60 ns, a name 5.
+OPENING: Final = State.OPENING
 CONNECTED: Final = State.CONNECTED
 GREETED: Final = State.GREETED
 CONTENT: Final = State.CONTENT
@@ -36,8 +37,8 @@ class Conversation:
     """One session without its reading; the attributes are told in ``engine.Engine``, which is the whole of it."""
 
     __slots__ = ("_body", "_chunks", "_faulted", "_limits", "_lines", "_lmtp", "_out", "_owed", "_plain_octets", "_rows", "_signal",
-                 "_state", "_table", "_tally", "accepted_recipients", "authenticated", "binarymime", "esmtp", "helo", "last_word", "offer",
-                 "smtputf8", "tls")  # fmt: skip
+                 "_state", "_table", "accepted_recipients", "authenticated", "binarymime", "esmtp", "helo", "last_word", "offer",
+                 "smtputf8", "tally", "tls")  # fmt: skip
 
     def __init__(self, offer: Offer, limits: Limits, *, lmtp: bool, tls: bool) -> None:
         self.offer = offer
@@ -50,7 +51,7 @@ class Conversation:
         self.last_word: Reply | None = None
         self.accepted_recipients = 0
         self._limits = limits
-        self._tally = Tally(limits)
+        self.tally = Tally(limits)
         self._lmtp = lmtp
         self._table = LMTP if lmtp else SMTP
         self._lines = Lines(limits.endless_octets)
@@ -59,7 +60,10 @@ class Conversation:
         self._out = b""
         self._owed: Owed | None = None
         self._faulted = False  # the engine itself has refused the argument of the command owed an answer
-        self._enter(State.OPENING)
+        self._state: State = OPENING
+        self._rows = _NO_ROWS
+        self._signal: Signal | None = PAUSED
+        self._plain_octets = limits.command_octets
 
     # --- what the shell does
 
@@ -83,7 +87,7 @@ class Conversation:
     def grant(self, limits: Limits) -> None:
         """Put other *limits* into force; meant for a greeting, whose answer then tells them (RFC 9422). What was counted stays counted."""
         self._limits = limits
-        self._tally.grant(limits)
+        self.tally.grant(limits)
 
     # --- what the shell sees
 
@@ -100,12 +104,12 @@ class Conversation:
     @property
     def errors(self) -> int:
         """Refusals since the last accepted message."""
-        return self._tally.errors
+        return self.tally.errors
 
     @property
     def nuisances(self) -> int:
         """Errors and commands without mail beyond what is usual, in the whole session."""
-        return self._tally.nuisances
+        return self.tally.nuisances
 
     @property
     def state(self) -> State:
@@ -154,19 +158,19 @@ class Conversation:
 
     def _refuse(self, verb: str, reply: Reply) -> Refused:
         """Answer a bad command."""
-        self._tally.refusal(reply)
+        self.tally.refusal(reply)
         self._beware()
         self._send(reply)
         return Refused(verb[:_VERB_MAX_OCTETS], reply)
 
     def _error(self) -> None:
         """Count an error that was answered otherwise."""
-        self._tally.error()
+        self.tally.error()
         self._beware()
 
     def _beware(self) -> None:
         """See to it that no line passes unseen behind the last error there may be."""
-        if self._tally.exhausted:
+        if self.tally.exhausted:
             self._plain_octets = -1
 
     def _move(self, verb: str, digit: int) -> None:
@@ -189,9 +193,9 @@ class Conversation:
         self._body = None
         self._chunks = None
         self.smtputf8 = self.binarymime = False
-        self.accepted_recipients = self._tally.surplus = 0
+        self.accepted_recipients = self.tally.surplus = 0
         # Lines up to here may be read as commands without a closer look; an answer to a challenge is none.
-        self._plain_octets = -1 if state is AUTHENTICATING or self._tally.exhausted else self._limits.command_octets
+        self._plain_octets = -1 if state is AUTHENTICATING or self.tally.errors >= self._limits.errors else self._limits.command_octets
         if state is CONNECTED:  # a beginning: banner, TLS, XCLIENT
             self.helo = None
             self.esmtp = False

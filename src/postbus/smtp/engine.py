@@ -25,7 +25,7 @@ from typing import Final
 from postbus.smtp import defaults, exchange, replies, screening
 from postbus.smtp.commands import FORBIDDEN, VERBS, Verb, chunk, greeting_lines
 from postbus.smtp.content import CountBody, DotBody, SkippedChunk
-from postbus.smtp.conversation import AUTHENTICATING, CLOSED, PAUSED, SHUT, Conversation
+from postbus.smtp.conversation import AUTHENTICATING, CLOSED, CONNECTED, OPENING, PAUSED, SHUT, Conversation
 from postbus.smtp.events import AuthResponse, Bdat, Command, EndOfMessage, Event, Helo, Mail, Owed, Refused, Signal
 from postbus.smtp.parameters import is_binary
 from postbus.smtp.replies import Reply
@@ -57,8 +57,8 @@ class Engine(Conversation):
         tls: TLS is active; smtputf8, binarymime: the open transaction's MAIL said SMTPUTF8, BODY=BINARYMIME.
         authenticated: AUTH has succeeded; to be set by a shell that knows it otherwise.
         errors: refusals since the last accepted message; accepted_recipients: in the open transaction.
-        nuisances: errors and commands without mail, beyond what is usual, in the whole session: a shell that finds more than before
-            answers slower.
+        tally: what is counted. nuisances, of it: errors and commands without mail, beyond what is usual, in the whole session: a shell
+            that finds more than before answers slower.
         last_word: the reply that hung up, if one has.
     """
 
@@ -80,7 +80,7 @@ class Engine(Conversation):
 
     def open(self, banner: Reply) -> None:
         """Greet the peer. A banner of 4xx or 5xx ends the session; so does a peer that did not wait for it (RFC 5321 s3.1)."""
-        if self._state is not State.OPENING:
+        if self._state is not OPENING:
             if self._state is CLOSED:
                 return
             msg = "the banner is already sent"
@@ -88,7 +88,7 @@ class Engine(Conversation):
         if self._lines and self.offer.strict_pipelining:
             self._send(replies.EARLY_TALK)
             return
-        self._enter(State.CONNECTED if banner.code < 400 else CLOSED)
+        self._enter(CONNECTED if banner.code < 400 else CLOSED)
         self._send(banner)
 
     def receive(self, data: bytes) -> None:
@@ -170,11 +170,11 @@ class Engine(Conversation):
         elif isinstance(move, Reply):
             result = move
         elif verb == "RCPT" and self.accepted_recipients >= self._limits.recipients:
-            result = self._tally.surplus_recipient()
+            result = self.tally.surplus_recipient()
         else:
             result = row.parse(arg, self)
-            if self._tally.counting:
-                result = self._tally.counted(verb, result)
+            if self.tally.counting:
+                result = self.tally.counted(verb, result)
         self._faulted = isinstance(result, Reply)
         if not isinstance(result, Reply):
             self._owed = result
@@ -238,7 +238,7 @@ class Engine(Conversation):
         if self._state is AUTHENTICATING:
             return self._response(line, length)
         suspect = screening.Suspect(line, length, self._lines.head(line, length), verb, clean)
-        refusal = screening.judge(suspect, self._limits, exhausted=self._tally.exhausted)
+        refusal = screening.judge(suspect, self._limits, exhausted=self.tally.exhausted)
         if refusal is None:
             return None
         row = VERBS.get(verb)
@@ -255,15 +255,15 @@ class Engine(Conversation):
             return replies.TLS_FIRST
         if not row.before_auth and offer.require_auth and not self.authenticated:
             return replies.AUTH_FIRST
-        return self._tally.junk() if row.junk else None
+        return self.tally.junk() if row.junk else None
 
     def _unknown_verb(self, verb: str) -> Refused:
-        return self._refuse(verb, replies.NOT_HTTP if verb in FORBIDDEN else self._tally.unknown())
+        return self._refuse(verb, replies.NOT_HTTP if verb in FORBIDDEN else self.tally.unknown())
 
     def _response(self, line: bytes, length: int) -> AuthResponse:
         """Read the answer to a challenge; like AUTH itself it ends a pipelined group."""
         judged: bytes | Reply
-        if self._tally.exhausted:
+        if self.tally.exhausted:
             judged = replies.TOO_MANY_ERRORS
         elif self._lines and self.offer.strict_pipelining:
             judged = replies.EARLY_TALK
@@ -360,7 +360,7 @@ class Engine(Conversation):
         for reply in several[:-1]:
             self._out += reply.wire
             if event.verb == "." and reply.code < 300:
-                self._tally.forgive()
+                self.tally.forgive()
         last = several[-1]
         return replace(last, close=True) if any(reply.close for reply in several) else last
 
@@ -372,7 +372,7 @@ class Engine(Conversation):
             if verb == "RCPT":
                 self.accepted_recipients += self._state in TRANSACTION  # a raw RCPT may be answered out of turn
             elif verb == ".":
-                self._tally.forgive()
+                self.tally.forgive()
             elif isinstance(event, Mail) and event.parameters:
                 self.smtputf8 = "SMTPUTF8" in event.parameters
                 self.binarymime = is_binary(event.parameters)
@@ -435,7 +435,7 @@ class Engine(Conversation):
         self._error()
         if verb not in _IDENTIFYING:
             return reply
-        return self._tally.auth_failure() or reply
+        return self.tally.auth_failure() or reply
 
     def _talked_early(self) -> bool:
         """Forget plain text sent before the handshake: it must not be taken for what came through it (CVE-2021-38542 and family).
