@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from postbus import telemetry
-from postbus.bridge.spool import Delivery, Held, Spool, SpoolDamaged, SpoolFailed, SpoolFull, SpoolRefused, groups, slots_of
+from postbus.bridge.spool import Delivery, Held, Spool, SpoolDamaged, SpoolFailed, SpoolFull, SpoolRefused, core, groups, slots_of
 from postbus.bridge.spool.database import Applied, Database
 from postbus.bridge.spool_settings import SpoolSettings
 from tests.bridge.mails import NOW_MS, ManualClock, Octets, in_memory, mail, recipient, spilled, until
@@ -211,6 +211,17 @@ async def test_waiting_commits_share_a_group(spool: Spool, monkeypatch: pytest.M
         spool.done(Delivery(one, 0))
     await commit(spool, "last")
     assert [(20, 0), (1, 20)] == groups
+
+
+async def test_a_group_waits_no_longer_than_for_as_many_as_before(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the last group held three, a fourth is not waited for, however long a group may be gathered."""
+    monkeypatch.setattr(core, "GATHER_S", 3600.0)
+    await asyncio.gather(*(commit(spool, f"m{number}") for number in range(3)))
+    first = [asyncio.create_task(commit(spool, f"n{number}")) for number in range(2)]
+    await until(lambda: len(spool._line.commits) == 2)
+    assert not spool._busy
+    await asyncio.gather(*first, commit(spool, "n2"))
+    assert 6 == len(await names(spool))
 
 
 async def test_a_group_is_bounded(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,8 +30,9 @@ ROW_MAX_OCTETS = 262_144
 MARK_LINGER_S = 0.05
 """How long marks wait for a commit to ride with. A crash meanwhile sends those events once more."""
 GATHER_S = 0.002
-"""How long a group is gathered while mail comes in numbers, as PostgreSQL's commit_delay. Groups of 20 in place of 6 took 382 us of
-CPU per message down to 264, and the rate up by 8 %: every group costs the loop and the threads a dozen hand-overs."""
+"""How long at most a group is gathered while mail comes in numbers, as PostgreSQL's commit_delay: 382 us of CPU per message became 264,
+since every group costs the loop and the threads a dozen hand-overs. Handed over as soon as it is as large as the last, the rate of 20
+connections rose by a third."""
 LOOK_S = 0.1
 """How often the free space is looked at; in between, what was written counts against it."""
 TICK_S = 1.0
@@ -67,7 +68,8 @@ class Spool:
         self._scheduled = False
         self._line = Line(lambda commit: self._forget(commit.row.size_octets, commit.row.file))
         self._linger: asyncio.TimerHandle | None = None
-        self._company = False  # the last group held several messages: senders are many
+        self._company = 0  # how many messages the last group held: several, and senders are many
+        self._gathering: asyncio.TimerHandle | None = None
         self._looked_at = 0.0
         self._tick_timer: Timer | None = None
         self._ticks = 0
@@ -273,16 +275,24 @@ class Spool:
     # --- groups
 
     def _poke(self) -> None:
-        """Hand a group over at the end of this turn of the loop, so that all who come in this turn share it; or a little later."""
+        """Hand a group over at the end of this turn of the loop, so that all who come in this turn share it; or a little later.
+
+        Later ends when as many have come as the last group held: with so many senders at work, nobody else is on the way.
+        """
+        if self._gathering is not None and len(self._line.commits) >= self._company:
+            self._gathering.cancel()
+            self._gathering = None
+            self._loop.call_soon(self._hand_over)
         if not self._busy and not self._scheduled:
             self._scheduled = True
-            if self._company:
-                self._loop.call_later(GATHER_S, self._hand_over)
+            if self._company > 1:
+                self._gathering = self._loop.call_later(GATHER_S, self._hand_over)
             else:  # one sender alone waits for nobody
                 self._loop.call_soon(self._hand_over)
 
     def _hand_over(self) -> None:
         self._scheduled = False
+        self._gathering = None
         if self._state != "open":  # failed meanwhile: nobody waits for a reopening
             self._line.refuse_commits(SpoolFailed(self._reason))
             return
@@ -317,7 +327,7 @@ class Spool:
         arrivals = [held for held in map(self._resolve, group.commits) if held is not None]
         self._commits += len(group.commits)
         telemetry.spool_committed(messages=len(group.commits), seconds=seconds)
-        self._company = len(group.commits) > 1
+        self._company = len(group.commits)
         self._next_group(seconds)
         if self.receiver is not None:
             for held in arrivals:
