@@ -143,6 +143,8 @@ class Content(Streaming):
         envelope.body = body
         if event.defects:
             self._tolerate(envelope, event.defects)
+        if self.engine.untimely:
+            self._tolerate(envelope, dict.fromkeys(sorted(self.engine.take_untimely()), 1))
         if self.decode_data:
             envelope.decode = "utf-8" if self.enable_SMTPUTF8 else "ascii"
             if not self.enable_SMTPUTF8 and not body.read().isascii():
@@ -158,6 +160,8 @@ class Content(Streaming):
         assert envelope is not None
         if event.defects:
             self._tolerate(envelope, event.defects)
+        if self.engine.untimely:
+            self._tolerate(envelope, dict.fromkeys(sorted(self.engine.take_untimely()), 1))
         if stream is not None and stream.refusal is not None:
             self._drop_stream()
             return self._messaged(event, stream.refusal)
