@@ -56,6 +56,12 @@ CASES = (
         "421 4.7.0 Too many authentication failures",
         ("AUTH PLAIN " + base64.b64encode(b"\0tim\0wrong").decode(),) * 2,
     ),
+    Case(
+        "auth_failure_rate",
+        "454 4.7.0 Too many failed authentications from your network, try again later",
+        ("AUTH PLAIN " + base64.b64encode(b"\0tim\0wrong").decode(),) * 2,
+        clients={"auth_failure_rate_max": 1},
+    ),
     Case("junk", "421 4.7.0 Too many commands without mail", ("NOOP", "RSET", "NOOP"), limits={"junk_max": 3}),
     Case("unknown", "421 4.7.0 Too many unrecognized commands", ("XYZZY",) * 3, limits={"unknown_max": 2}),
     Case("endless_line", "421 4.7.0 Endless line", ("NOOP " + "x" * 70_000,)),
