@@ -69,18 +69,17 @@ class Measured:
         self._measure_lines(piece)
 
     def _measure_lines(self, piece: bytes) -> None:
-        """Find lines over the flagged length, or over a lower limit, by hopping to the last line end within each so many octets."""
+        """Find lines over the flagged length by hopping to the last line end within each thousand octets."""
         flag = self._limits.text_line_flag_octets
-        hop = min(flag, self._limits.text_line_octets)
         size = len(piece)
         start = -self._line_octets  # where the current line begins, perhaps in a piece before
-        while size - start > hop:
-            at = piece.rfind(b"\r\n", max(start, 0), max(start + hop, 0))
+        while size - start > flag:
+            at = piece.rfind(b"\r\n", max(start, 0), max(start + flag, 0))
             if at < 0:
                 at = piece.find(b"\r\n", max(start, 0))
                 if at < 0:
                     break
-                self._long_lines += at + 2 - start > flag
+                self._long_lines += 1
                 self._longest_octets = max(self._longest_octets, at + 2 - start)
             start = at + 2
         last = piece.rfind(b"\r\n", max(start, 0))
