@@ -1,7 +1,7 @@
 """Deadlines: stored as numbers on each connection, looked at once a second, all in one sweep.
 
 Storing a number costs 0.06 us, re-arming ``call_later`` 3 us; sweeping 10,000 connections takes 2 ms. Times are the sweep's: ``Sweep.now``
-moves once per sweep, so a deadline is met up to one interval late, which none of these minds.
+moves once per sweep, so a deadline is met up to one interval early or late, which none of these minds.
 
 Peer timers stand still while it is our turn: while an answer is owed or we have paused reading for our own sake (a slow disk must
 not hang up on an honest sender). Instead of stopping clocks, the sweep moves the connection's marks forward by the time that passed.
