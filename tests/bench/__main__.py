@@ -1,7 +1,7 @@
 """Measure postbus against its peers on this machine: ``python -m tests.bench [--quick] [--plain] [--row NAME ...] [--out bench.json]``.
 
-Prints design 5's table and writes it as JSON, with the settings, versions and machine it holds for, and with what is missing and why.
-Takes about ten minutes; what goes on is said on standard error.
+Prints the table of ``tests.bench.rows`` and writes it as JSON, with the settings, versions and machine it holds for, and with what is
+missing and why. Takes about ten minutes; what goes on is said on standard error.
 """
 
 from __future__ import annotations

@@ -67,11 +67,15 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server: its process (children count with it), its SMTP address, and how to wait until it has nothing left to do."""
+    """A running server: its process (children count with it), its SMTP address, and how to wait until it has nothing left to do.
+
+    *beside* is the address of its second listener, where it was asked to have one.
+    """
 
     process: psutil.Process
     address: str
     drained: Callable[[], object] = lambda: None
+    beside: str = ""
 
     @property
     def cpu_s(self) -> float:
@@ -168,7 +172,8 @@ def line_of(process: subprocess.Popen[str]) -> str:
 def listener(*arguments: str) -> Iterator[Server]:
     """Run the library's listener, which drops what it accepts; *arguments* as of ``tests.bench.served``."""
     with child("tests.bench.served", *arguments) as process:
-        yield Server(psutil.Process(process.pid), line_of(process))
+        address, *beside = line_of(process).split()
+        yield Server(psutil.Process(process.pid), address, beside="".join(beside))
 
 
 @contextmanager

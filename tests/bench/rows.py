@@ -1,4 +1,4 @@
-"""The rows of the table, each with the bar of design 5: add one here and it is measured."""
+"""The rows of the table, each with its bar, what must be reached and what we aim at: add one here and it is measured."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The library's listener as a program: accepts mail and drops it.
 
-``python -m tests.bench.served HANDLER [--spill F] [--tls CERT KEY] [--settings JSON] [--passwords]``.
+``python -m tests.bench.served HANDLER [--spill F] [--tls CERT KEY] [--settings JSON] [--passwords] [--beside]``.
 
-Prints the address it is bound to, then serves until it is ended.
+Prints the address it is bound to (with ``--beside`` that of a second listener, without TLS, too), then serves until it is ended.
 """
 
 from __future__ import annotations
@@ -44,11 +44,16 @@ def refuse(*_: Any) -> AuthResult:
     return AuthResult(success=False, handled=False)
 
 
-async def serve(handler: object, settings: ListenerSettings, spill_folder: Path | None, *, passwords: bool) -> None:
-    """Listen until the process ends; with *passwords* AUTH is offered, and nobody succeeds."""
+async def serve(handler: object, settings: ListenerSettings, spill_folder: Path | None, *, passwords: bool, beside: bool) -> None:
+    """Listen until the process ends; with *passwords* AUTH is offered, and nobody succeeds; *beside*: a plain one too."""
     listener = Listener(handler, settings, name="bench", spill_folder=spill_folder, authenticator=refuse if passwords else None)
     await listener.start()
-    print(listener.addresses[0], flush=True)
+    addresses = list(listener.addresses)
+    if beside:
+        plain = Listener(handler, ListenerSettings(address="127.0.0.1:0"), name="beside")
+        await plain.start()
+        addresses += plain.addresses
+    print(*addresses, flush=True)
     await asyncio.Event().wait()
 
 
@@ -60,13 +65,14 @@ def main() -> None:
     parser.add_argument("--tls", type=Path, nargs=2)
     parser.add_argument("--settings", type=json.loads, default={}, help="more of the listener's settings")
     parser.add_argument("--passwords", action="store_true")
+    parser.add_argument("--beside", action="store_true", help="a second listener, without TLS")
     chosen = parser.parse_args()
     raise_file_limit()
     tls = {"mode": "implicit", "certificate": chosen.tls[0], "key": chosen.tls[1]} if chosen.tls else {"mode": "none"}
     limits = {"connections_max": CONNECTIONS_MAX, **chosen.settings.pop("limits", {})}
     settings = ListenerSettings.model_validate({"address": "127.0.0.1:0", "tls": tls, "limits": limits, **chosen.settings})
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(serve(HANDLERS[chosen.handler](), settings, chosen.spill, passwords=chosen.passwords))
+        runner.run(serve(HANDLERS[chosen.handler](), settings, chosen.spill, passwords=chosen.passwords, beside=chosen.beside))
 
 
 if __name__ == "__main__":

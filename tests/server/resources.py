@@ -3,7 +3,8 @@
 ``python -m tests.server.resources [NAME ...]`` measures every row (or those named) as it stands and prints a table; the tests measure
 the same rows with fewer connections. Server, load and onlooker each have a process or thread of their own. The onlooker says NOOP all
 the time, on connections that it opens anew every so often; the longest it waited is the row's stall. Memory is the server's resident
-memory at its highest, less that after a warm-up.
+memory at its highest, less that after a warm-up. Where the load comes by TLS, the onlooker has a plain listener of the same process: its
+own handshakes would be most of what it waits for.
 """
 
 from __future__ import annotations
@@ -183,29 +184,19 @@ def measured(row: Row, count: int, folder: Path) -> Found:
         options += ["--spill", str(folder)]
     if row.tls:
         pair = Authority(folder).issue("resources")
-        options += ["--tls", str(pair.certificate), str(pair.key)]
+        options += ["--tls", str(pair.certificate), str(pair.key), "--beside"]
     with listener("plain", *options) as server:
         _idle(server.address, WARM_UP, row, 0)
         _settled(server.process)
         before = Peak(server.process)
         before.look()
         descriptors = server.process.num_fds()
-        peak, onlooker = Peak(server.process), Onlooker(server.address)
-        with peak.watching(), _onlooking(onlooker, row):
+        peak, onlooker = Peak(server.process), Onlooker(server.beside or server.address)
+        with peak.watching(), onlooker.watching():
             words = _idle(server.address, count, row, IDLE_S) if row.load == "idle" else _loaded(server.address, count, row)
         left_open = _let_go(server.process, descriptors)
         grown = peak.own_octets - before.own_octets
         return Found(row, count, words, grown, onlooker.stall_s, onlooker.probes, left_open)
-
-
-@contextmanager
-def _onlooking(onlooker: Onlooker, row: Row) -> Iterator[None]:
-    if row.tls:  # its own handshakes would be most of what it waits for; the plain row has it
-        onlooker.probes = 1
-        yield
-        return
-    with onlooker.watching():
-        yield
 
 
 def _loaded(address: str, count: int, row: Row) -> str:
@@ -240,8 +231,9 @@ def table(found: Mapping[str, Found]) -> str:
     lines = ["| Load | Memory | Longest wait of another client |", "|---|---|---|"]
     for cost in found.values():
         each = f" ({cost.grown_octets / cost.count / KIB:.1f} KiB each)" if cost.row.each_max_octets else ""
-        stall = "-" if cost.row.tls else f"{cost.stall_s * 1000:.0f} ms"
-        lines.append(f"| {cost.count:,} {cost.row.title} | {max(0.0, cost.grown_octets / MIB):.1f} MiB{each} | {stall} |")
+        lines.append(
+            f"| {cost.count:,} {cost.row.title} | {max(0.0, cost.grown_octets / MIB):.1f} MiB{each} | {cost.stall_s * 1000:.0f} ms |"
+        )
     return "\n".join(lines)
 
 

@@ -348,7 +348,7 @@ def seen(envelope: Any) -> Seen:
         list(envelope.rcpt_tos),
         list(envelope.rcpt_options),
         [dict(each) for each in envelope.rcpt_params],
-        dict(envelope.defects),
+        {kind: count for kind, count in envelope.defects.items() if kind != "pipelining"},  # that hangs on segments, all else does not
         envelope.original_content,
         list(vars(envelope).get("marks", ())),
         dict(envelope.xforward),

@@ -10,7 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from postbus.server.client_settings import ClientSettings
-from postbus.server.clients import TOO_MANY, TOO_MANY_NAMES, TOO_MUCH_MAIL, TOO_OFTEN, Client, Clients, Rate, Refusal, key_of
+from postbus.server.clients import (
+    TOO_MANY,
+    TOO_MANY_GUESSES,
+    TOO_MANY_NAMES,
+    TOO_MUCH_MAIL,
+    TOO_OFTEN,
+    Client,
+    Clients,
+    Rate,
+    Refusal,
+    key_of,
+)
 
 PUBLIC = ("192.0.2.1", 4711)
 
@@ -117,12 +128,26 @@ def test_rates(at: list[float], admitted: list[int]) -> None:
     assert [None if one else TOO_MANY_NAMES for one in admitted] == [table.take_recipient(client, now) for now in at]
 
 
+def test_failures_beyond_the_budget_are_owed() -> None:
+    """Attempts that were under way when it ran out count too, so the mean is never above the rate; asking in vain costs nothing."""
+    table, client = clients(auth_failure_rate_max=3), Client((4, 1))
+    assert table.may_guess(client, 0) is None
+    for _ in range(5):
+        table.failed(client, 0)
+    assert [table.may_guess(client, now) for now in (0, 20, 40, 59)] == [TOO_MANY_GUESSES] * 4
+    assert table.may_guess(client, 60) is None
+    assert not client.forgettable(99)
+    assert client.forgettable(100)
+
+
 def test_no_limit_where_none_is_set() -> None:
     """0 everywhere."""
-    table = clients(connections_max=0, connection_rate_max=0, message_rate_max=0, recipient_rate_max=0)
+    table = clients(connections_max=0, connection_rate_max=0, message_rate_max=0, recipient_rate_max=0, auth_failure_rate_max=0)
     here = [enter(table, PUBLIC, 0) for _ in range(500)]
     assert {table.take_message(here[0], 0) for _ in range(500)} == {table.take_recipient(here[0], 0) for _ in range(500)} == {None}
     for client in here:
+        table.failed(client, 0)
+        assert table.may_guess(client, 0) is None
         table.leave(client, 0)
     assert len(table) == 0
 
@@ -172,6 +197,18 @@ def test_ten_thousand_clients_leave_a_bounded_table() -> None:
     assert enter(table, ("198.18.39.15", 1), 0).connections_until > 0.15  # 9999th: remembered, so its second connection adds up
     assert enter(table, ("198.18.0.0", 1), 0).connections_until < 0.15
     table.leave(stayed, 0)
+
+
+def test_ten_thousand_guessers_leave_a_bounded_table() -> None:
+    """Who has failed is remembered without a connection, and no more of them than any others."""
+    table = clients(remembered_max=1000, connection_rate_max=0, auth_failure_rate_max=1)
+    for number in range(10_000):
+        client = enter(table, (f"198.18.{number >> 8}.{number & 255}", 1), 0)
+        table.failed(client, 0)
+        table.leave(client, 0)
+    assert len(table) == 1000
+    assert table.may_guess(enter(table, ("198.18.39.15", 1), 59), 59) is TOO_MANY_GUESSES
+    assert table.may_guess(enter(table, ("198.18.39.15", 2), 60), 60) is None
 
 
 def test_what_is_known_of_hosts_is_bounded() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import pickle
 import smtplib
 import socket
 import ssl
@@ -10,15 +12,18 @@ import subprocess
 import sys
 import threading
 import time
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from postbus.server import SMTP, Controller, ListenerSettings, UnixSocketController
 from postbus.server import controller as module
 from postbus.server.controller import UnixSocketUnthreadedController, UnthreadedController
 from postbus.server.settings import LimitSettings
+from tests.e2e.harness import wait_until
 from tests.server.test_smtp import Box, HeloCounter, Now
 from tests.server.wire import client_context, server_context
 
@@ -295,14 +300,14 @@ class Holding(Box):
         return "250 2.0.0 Done"
 
 
-def begun(controller: Controller) -> socket.socket:
-    """Return a client whose message waits for its answer."""
+def begun(controller: Controller, content: bytes = b"x\r\n") -> socket.socket:
+    """Return a client whose message, *content*, waits for its answer."""
     client = socket.create_connection((controller.hostname, controller.port), timeout=5)
     client.recv(100)
     for command in (b"EHLO x\r\n", b"MAIL FROM:<a@x>\r\n", b"RCPT TO:<b@x>\r\n", b"DATA\r\n"):
         client.sendall(command)
         client.recv(1000)
-    client.sendall(b"x\r\n.\r\n")
+    client.sendall(content + b".\r\n")
     return client
 
 
@@ -473,3 +478,165 @@ def test_no_uvloop_is_needed() -> None:
     """Where it cannot be imported, the standard library's loop serves."""
     done = subprocess.run([sys.executable, "-W", "error", "-c", WITHOUT_UVLOOP], check=True, capture_output=True, text=True)
     assert "('b@x.example',)" == done.stdout.strip()
+
+
+LARGE_OCTETS = 4 * 1024 * 1024
+LARGE_LINE = b"x" * 1022 + b"\r\n"
+
+
+class Waiting:
+    """Holds every message until it is let go, then reads it."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.go = threading.Event()
+        self.read: list[int] = []
+        self.kept: list[Any] = []
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+        """Wait, read, answer."""
+        self.held += 1
+        while not self.go.is_set():
+            await asyncio.sleep(0.01)
+        self.read.append(len(envelope.content))
+        return "250 OK"
+
+
+class Keeping(Waiting):
+    """Keeps envelopes and looks at none."""
+
+    def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # type: ignore[override]
+        """Keep it."""
+        self.kept.append(envelope)
+        return "250 OK"
+
+
+def sent_large(controller: Any, size_octets: int = LARGE_OCTETS) -> socket.socket:
+    """Return a connection that has sent a large message and not read the reply."""
+    return begun(controller, LARGE_LINE * (size_octets // len(LARGE_LINE)))
+
+
+def folders(under: Path) -> list[Path]:
+    """Return the spill folders in *under*."""
+    return sorted(under.glob("postbus-spill-*"))
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The system's temporary folder, of this test's own."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_large_messages_wait_in_files_until_they_are_read(temporary: Path) -> None:
+    """Forty of 4 MiB cost the process a fraction; the folder is ours alone, its files have no names, and it ends with the server."""
+    handler = Waiting()
+    controller = Controller(handler, port=0)
+    controller.start()
+    try:
+        (folder,) = folders(temporary)
+        assert folder.stat().st_mode & 0o777 == 0o700
+        before = psutil.Process().memory_info().rss
+        peers = [sent_large(controller) for _ in range(40)]
+        wait_until(lambda: handler.held == len(peers), "all messages wait for their handler")
+        assert psutil.Process().memory_info().rss - before < len(peers) * LARGE_OCTETS / 2
+        assert list(folder.iterdir()) == []
+        handler.go.set()
+        for peer in peers:
+            with peer:
+                peer.settimeout(10)
+                assert peer.recv(1000).startswith(b"250")
+        assert handler.read == [LARGE_OCTETS] * len(peers)
+    finally:
+        handler.go.set()
+        controller.stop()
+    assert folders(temporary) == []
+
+
+def test_an_envelope_that_is_kept_keeps_its_content(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the answer and the stop, as in aiosmtpd; copies too; few descriptors are spent on it."""
+    monkeypatch.setattr("postbus.server.roster.KEPT_FILES_MAX", 2)
+    handler = Keeping()
+    controller = Controller(handler, port=0)
+    controller.start()
+    try:
+        for _ in range(4):
+            with sent_large(controller, 1024 * 1024) as peer:
+                assert peer.recv(1000).startswith(b"250")
+    finally:
+        controller.stop()
+    assert folders(temporary) == []
+    assert [envelope.body.file is not None for envelope in handler.kept].count(True) == 2
+    twins = [pickle.loads(pickle.dumps(envelope)) for envelope in handler.kept]
+    assert all(len(envelope.content) == len(deepcopy(envelope).content) == 1024 * 1024 for envelope in handler.kept + twins)
+
+
+def test_a_folder_that_was_swept_is_made_again(temporary: Path) -> None:
+    """Temporary folders lose what nobody has touched for days."""
+    handler = Waiting()
+    handler.go.set()
+    controller = Controller(handler, port=0)
+    controller.start()
+    try:
+        folders(temporary)[0].rmdir()
+        with sent_large(controller) as peer:
+            assert peer.recv(1000).startswith(b"250")
+        assert folders(temporary)[0].stat().st_mode & 0o777 == 0o700
+    finally:
+        controller.stop()
+    assert folders(temporary) == []
+
+
+@pytest.mark.parametrize("chosen", [pytest.param(True, id="a folder of one's own"), pytest.param(False, id="none")])
+def test_where_large_content_goes_can_be_said(chosen: bool, temporary: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A path is taken instead of the system's folder; None switches it off."""
+    other = tmp_path_factory.mktemp("other")
+    handler = Keeping()
+    controller = Controller(handler, port=0, spill_folder=other if chosen else None)
+    controller.start()
+    try:
+        assert (len(folders(temporary)), len(folders(other))) == (0, int(chosen))
+        with sent_large(controller) as peer:
+            assert peer.recv(1000).startswith(b"250")
+        assert (handler.kept[0].body.octets is None) is chosen
+    finally:
+        controller.stop()
+    assert folders(other) == []
+
+
+def test_a_temporary_folder_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's: a warning, and content stays in memory; one that was named: an error, and nothing listens."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    handler = Keeping()
+    controller = UnthreadedController(handler, loop=asyncio.new_event_loop(), port=0)
+    with pytest.warns(RuntimeWarning, match="no temporary folder .*stay in memory"):
+        controller.begin()
+    controller.end()
+    controller.loop.close()
+    with pytest.raises(FileNotFoundError, match="missing"):
+        Controller(handler, port=0, spill_folder=tmp_path / "missing").start()
+
+
+def test_a_port_in_use_leaves_no_folder(temporary: Path) -> None:
+    """It was made before."""
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
+        Controller(Keeping(), "127.0.0.1", taken.getsockname()[1]).start()
+    assert folders(temporary) == []
+
+
+@pytest.mark.parametrize(("end", "left"), [("pass", 0), ("os.kill(os.getpid(), 9)", 1)], ids=["ends", "is killed"])
+def test_a_program_that_never_stops_its_controller(end: str, left: int, tmp_path: Path) -> None:
+    """At its end the folder goes with it; killed while content is in files, it leaves an empty one."""
+    program = (
+        "import os, socket\n"
+        "from tests.server.test_controller import Controller, Waiting, sent_large, wait_until\n"
+        "handler = Waiting()\n"
+        "controller = Controller(handler, port=0)\n"
+        "controller.start()\n"
+        "peer = sent_large(controller)\n"
+        "wait_until(lambda: handler.held, 'it is there')\n"
+        f"{end}\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=False, timeout=60)
+    assert [len(folders(tmp_path)), [list(folder.iterdir()) for folder in folders(tmp_path)]] == [left, [[]] * left]

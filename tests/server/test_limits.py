@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import tracemalloc
-from collections.abc import Callable
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from postbus.bridge.load import OVERLOADED
-from postbus.server import Listener, ListenerSettings, Reply
+from postbus.server import AuthResult, Listener, ListenerSettings, Reply
+from postbus.server.auth_settings import AuthSettings
 from postbus.server.client_settings import ClientSettings
 from postbus.server.clients import TOO_MANY, TOO_OFTEN, Refusal
 from postbus.server.limits import EARLY, HOPS, OF_LAPSE, OF_REPLY, SLOWED
@@ -226,7 +229,123 @@ def test_asking_in_vain_for_ever_ends_the_session(run: Run) -> None:
     run(scenario())
 
 
+# --- failures of AUTH
+
+GUESS, LOGIN = (f"AUTH PLAIN {b64encode(words).decode()}" for words in (b"\0tim\0wrong", b"\0tim\0secret"))
+
+
+class Judge:
+    """Knows one password, and counts who asked; thinks as long as *gate* is shut."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def __call__(self, server: Any, session: Any, envelope: Any, mechanism: str, auth_data: Any) -> AuthResult:
+        """Judge."""
+        self.asked += 1
+        await self.gate.wait()
+        return AuthResult(success=auth_data == (b"tim", b"secret"), handled=False)
+
+
+@asynccontextmanager
+async def guarded(judge: Judge, clock: ManualClock, **clients: Any) -> AsyncIterator[Listener]:
+    """Run a listener that asks *judge*, with three failures a minute for a client network."""
+    said = settings(
+        ClientSettings(**{"exempt": (), "auth_failure_rate_max": 3, **clients}), auth=AuthSettings(allow_plaintext=True, failure_delay_s=0)
+    )
+    async with listening(Box(), said, clock=clock, authenticator=judge) as listener:
+        yield listener
+
+
+async def tries(listener: Listener, *commands: str, host: str = "127.0.0.1") -> list[str]:
+    """Say *commands* in a session of its own, from *host*; return code and enhanced code of each reply."""
+    _, _, port = listener.addresses[0].rpartition(":")
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(port), local_addr=(host, 0))
+    wire = Wire(reader, writer)
+    assert (await wire.reply()).startswith("220")
+    assert await wire.talk("EHLO x") == ["250"]
+    said = [(await wire.say(command))[:9] for command in commands]
+    writer.transport.abort()
+    return said
+
+
+def test_sessions_of_a_network_share_a_budget_of_failures(run: Run) -> None:
+    """Used up, nobody is asked, whether the password is right or not; another network has its own, and time brings it back."""
+
+    async def scenario() -> None:
+        judge, clock, before = Judge(), ManualClock(), hit("auth_failure_rate")
+        async with guarded(judge, clock) as listener:
+            for _ in range(5):
+                assert await tries(listener, LOGIN) == ["235 2.7.0"]
+            for _ in range(3):
+                assert await tries(listener, GUESS) == ["535 5.7.8"]
+            assert judge.asked == 8
+            assert await tries(listener, GUESS, LOGIN, "AUTH LOGIN") == ["454 4.7.0"] * 3
+            assert await tries(listener, LOGIN) == ["454 4.7.0"]
+            assert (judge.asked, hit("auth_failure_rate")) == (8, before + 4)
+            assert await tries(listener, GUESS, LOGIN, host="127.0.0.2") == ["535 5.7.8", "235 2.7.0"]
+            tick(listener, clock, 20)
+            assert await tries(listener, LOGIN) == ["235 2.7.0"]
+            assert await tries(listener, GUESS, LOGIN) == ["535 5.7.8", "454 4.7.0"]
+            assert listener.clients <= 2
+
+    run(scenario())
+
+
+def test_guesses_at_the_same_time_are_all_counted(run: Run) -> None:
+    """Who opens many sessions before the first verdict waits the longer."""
+
+    async def scenario() -> None:
+        judge, clock = Judge(), ManualClock()
+        judge.gate.clear()
+        async with guarded(judge, clock) as listener:
+            guesses = asyncio.gather(*(tries(listener, GUESS) for _ in range(6)))
+            await until(lambda: judge.asked == 6)
+            judge.gate.set()
+            assert await guesses == [["535 5.7.8"]] * 6
+            for _ in range(4):
+                assert await tries(listener, LOGIN) == ["454 4.7.0"]
+                tick(listener, clock, 20)
+            assert await tries(listener, LOGIN) == ["235 2.7.0"]
+
+    run(scenario())
+
+
+def test_who_keeps_guessing_for_nothing_is_sent_away(run: Run) -> None:
+    """454 is no error of the session's, but there is an end to it."""
+
+    async def scenario() -> None:
+        judge, clock = Judge(), ManualClock()
+        async with guarded(judge, clock, auth_failure_rate_max=1) as listener:
+            said = await tries(listener, *[GUESS] * 22)
+            assert said == ["535 5.7.8", *["454 4.7.0"] * 20, "421 4.7.1"]
+            assert judge.asked == 1
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("clients", [{"exempt": ("127.0.0.1",)}, {"auth_failure_rate_max": 0}], ids=["exempt", "no limit"])
+def test_who_may_guess_as_often_as_sessions_allow(clients: dict[str, Any], run: Run) -> None:
+    """Exempt networks, or everybody where no limit is set."""
+
+    async def scenario() -> None:
+        async with guarded(Judge(), ManualClock(), **clients) as listener:
+            for _ in range(6):
+                assert await tries(listener, GUESS, LOGIN) == ["535 5.7.8", "235 2.7.0"]
+
+    run(scenario())
+
+
 # --- out of turn
+
+
+class StreamBox(Box):
+    """Takes content as it comes."""
+
+    async def handle_DATA_CHUNK(self, server: Any, session: Any, envelope: Any, chunk: Any) -> None:
+        """Want nothing of it."""
 
 
 @pytest.mark.parametrize("handler", [pytest.param(Box, id="at once"), pytest.param(SlowBox, id="with a coroutine")])
@@ -311,6 +430,43 @@ def test_who_may_talk_out_of_turn(exempt: tuple[str, ...], expected: list[str], 
             found += [(await wire.reply())[:3] for _ in expected[1:]]
             assert expected == found
             assert hit("pipelining") == before + (not exempt)
+
+    run(scenario())
+
+
+def tolerated(kind: str) -> float:
+    """Return how often *kind* was tolerated so far."""
+    return NUMBERS.reading("postbus_defects_total").get(("test", kind), 0)
+
+
+@pytest.mark.parametrize("handler", [pytest.param(Box, id="plain"), pytest.param(StreamBox, id="streamed")])
+@pytest.mark.parametrize("by_network", [False, True], ids=["for everybody", "for a network"])
+def test_what_is_tolerated_out_of_turn_is_told(by_network: bool, handler: type[Box], run: Run) -> None:
+    """In the envelope of the next message that is taken, and in the metric, once each; later mail in turn has nothing."""
+
+    async def scenario() -> None:
+        box, clock, before = handler(), ManualClock(), (tolerated("early"), tolerated("pipelining"))
+        exempt = ("127.0.0.1",) if by_network else ()
+        said = settings(
+            ClientSettings(exempt=(), pipelining_exempt=exempt), strict_pipelining=by_network, timeouts=TimeoutSettings(greet_delay_s=3)
+        )
+        message = "MAIL FROM:<a@x>\r\nRCPT TO:<b@mx.example>\r\nDATA\r\nSubject: x\r\n\r\nx\r\n.\r\n"
+        async with listening(box, said, clock=clock) as listener, Wire.to(listener, banner=False) as wire:
+            wire.send("EHLO x\r\n")
+            await until(lambda: any(server.octets for server in roster_of(listener).connections))
+            tick(listener, clock, 3)
+            assert [(await wire.reply())[:3] for _ in range(2)] == ["220", "250"]
+            wire.send("MAIL FROM:<a@x>\r\nRCPT TO:<b@mx.example>\r\nDATA\r\nSubject: \0\r\n.\r\n")
+            assert [(await wire.reply())[:3] for _ in range(4)] == ["250", "250", "354", "550"]
+            wire.send(message)
+            assert [(await wire.reply())[:3] for _ in range(4)] == ["250", "250", "354", "250"]
+            await wire.begin()
+            assert await sent(wire) == "250 2.0.0 OK"
+            assert [envelope.defects for envelope in box.envelopes] == [{"early": 1, "pipelining": 1}, {}]
+            wire.send("NOOP\r\nQUIT\r\n")
+            assert [(await wire.reply())[:3] for _ in range(2)] == ["250", "221"]
+            await until(lambda: listener.sessions == 0)
+        assert (tolerated("early"), tolerated("pipelining")) == (before[0] + 1, before[1] + 2)
 
     run(scenario())
 

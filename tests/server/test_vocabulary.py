@@ -88,6 +88,24 @@ def test_bounds_of_a_class(run: Run) -> None:
     run(scenario())
 
 
+class Narrow(SMTP):
+    """Takes shorter lines than anybody is to send."""
+
+    line_length_limit = 80
+
+
+@pytest.mark.parametrize(("line", "answer"), [(b"x" * 78, "250"), (b"x" * 79, "550 5.6.0")], ids=["80 octets", "81 octets"])
+def test_a_line_limit_below_the_standards(line: bytes, answer: str, run: Run) -> None:
+    """It holds all the same, its CRLF counted, wherever the line stands."""
+
+    async def scenario() -> None:
+        async with listening(Box(), smtp_class=Narrow) as listener, Wire.to(listener) as wire:
+            await wire.talk("EHLO x", "MAIL FROM:<>", "RCPT TO:<b@x>", "DATA")
+            assert (await sent(wire, "a\r\n" * 50 + line.decode() + "\r\n" + "b\r\n" * 50)).startswith(answer)
+
+    run(scenario())
+
+
 def test_sizes_do_not_creep(run: Run) -> None:
     """Aiosmtpd raises them by each EHLO, for every session of the class."""
 

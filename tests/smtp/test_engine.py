@@ -420,6 +420,43 @@ def test_early_talk() -> None:
     assert engine.next_event() is Signal.CLOSED
 
 
+def test_what_comes_too_soon_and_is_tolerated_is_remembered() -> None:
+    """Each kind once, until the shell takes it; a peer that waits leaves nothing."""
+    engine = Engine(replace(OFFER, strict_pipelining=False))
+    engine.receive(b"EHLO x\r\n")
+    engine.open(BANNER)
+    assert engine.take_untimely() == {"early"}
+    engine.answer(engine.default_reply(owed(engine, b"")))
+    engine.answer(engine.default_reply(owed(engine, b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n")))
+    engine.answer(engine.default_reply(owed(engine, b"")))
+    assert engine.untimely == frozenset()
+    engine.answer(engine.default_reply(owed(engine, b"NOOP\r\nNOOP\r\n")))
+    engine.answer(engine.default_reply(owed(engine, b"")))
+    assert engine.take_untimely() == {"pipelining"}
+    assert engine.take_untimely() == frozenset()
+
+
+@pytest.mark.parametrize("soon", [pytest.param(False, id="before the 220"), pytest.param(True, id="with STARTTLS")])
+def test_plain_text_before_a_handshake_is_forgotten_but_not_that_it_came(soon: bool) -> None:
+    """Where it is tolerated: that somebody put it there is worth knowing behind the handshake too."""
+    engine = opened(replace(TLS_OFFER, strict_pipelining=False))
+    engine.answer(engine.default_reply(owed(engine, b"EHLO x\r\n")))
+    event = owed(engine, b"STARTTLS\r\n" + b"NOOP\r\n" * soon)
+    engine.receive(b"NOOP\r\n")
+    engine.answer(engine.default_reply(event))
+    engine.tls_started()
+    assert engine.next_event() is Signal.NEED_DATA
+    assert engine.untimely == {"pipelining"}
+
+
+def test_octets_behind_an_answer_to_a_challenge_may_be_tolerated() -> None:
+    """As behind any command that ends a group."""
+    engine = identifying()
+    engine.offer = replace(engine.offer, strict_pipelining=False)
+    assert owed(engine, b"=\r\nNOOP\r\n") == AuthResponse(b"")
+    assert engine.untimely == {"pipelining"}
+
+
 def test_a_message_far_over_the_limit() -> None:
     """Nobody reads on for ever."""
     engine = opened(replace(OFFER, size_octets=1000))

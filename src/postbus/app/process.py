@@ -1,8 +1,8 @@
 """The whole running program: ordered start, supervision, reload, drain.
 
 Start: sidecar (so that probes have an answer) -> sinks -> spool -> dispatcher -> listeners. The end goes the other way round and loses
-nothing (design 2): not ready -> stop accepting -> each message in transfer gets its true reply -> deliveries in flight end, or stay in
-the spool -> sinks flushed -> spool closed -> sidecar, last.
+nothing that was accepted: not ready -> stop accepting -> each message in transfer gets its true reply -> deliveries in flight end, or
+stay in the spool -> sinks flushed -> spool closed -> sidecar, last.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """The publishing handler: where a mail transaction becomes events that somebody has promised to deliver.
 
 It is an ordinary handler on the library's API. ``handle_RCPT`` finds the route and refuses what cannot be promised; ``handle_DATA``
-accepts the message, and nothing else in postbus answers 2xx after the last dot (design 1.1):
+accepts the message, and nothing else in postbus answers 2xx after the last dot:
 
     spool   every recipient's event is in the spool, fsynced        -> 250, delivery follows
     hold    every required sink has acknowledged the event          -> 250, nothing is left to do
 
-A recipient that cannot share the one SMTP reply with those before it gets 452 4.5.3, so that the sender comes again for him (design 1.3).
-LMTP has a reply for each and needs no such thing.
+A recipient that cannot share the one SMTP reply with those before it gets 452 4.5.3, so that the sender comes again for him
+(RFC 5321 s4.5.3.1.10). LMTP has a reply for each and needs no such thing.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ class PublishingHandler:
         return None if gate is None else NO_ROOM if gate == "full" else NOT_NOW
 
     def _fault(self, match: Match, octets: int) -> Reply | None:
-        """Return why *match* cannot be promised now: a fault of ours, so never 5xx (design 1.6)."""
+        """Return why *match* cannot be promised now: a fault of ours, so never 5xx, which would make the sender give up."""
         if match.acceptance == "spool":
             return self._spool_fault()
         if self._courier.down(match.sinks) is not None:
@@ -419,7 +419,7 @@ def _accepted(mail: Mail) -> Reply:
 
 
 def _reply(outcome: Outcome, mail: Mail) -> Reply:
-    """Return what the sender is told of *outcome*; the reason stays with us (design 1.1)."""
+    """Return what the sender is told of *outcome*; the reason stays with us."""
     match outcome:
         case Sent():
             return _accepted(mail)
@@ -427,5 +427,5 @@ def _reply(outcome: Outcome, mail: Mail) -> Reply:
             return replies.TOO_BIG
         case Rejected(too_large=False):
             return REFUSED
-        case Rejected() | Retry():  # a sink that carries less than it said is an operator's mistake, or ours (design 1.6)
+        case Rejected() | Retry():  # a sink that carries less than it said is an operator's mistake, or ours: never 5xx
             return TRY_LATER

@@ -22,7 +22,7 @@ Progress = Callable[[int], None]
 
 CHUNK_OCTETS = 256 * 1024
 
-# The id postbus puts at the end of its 250 (design 4.4): a UUID, so that a sender's log and an event can be joined.
+# The id postbus puts at the end of its 250: a UUID, so that a sender's log and an event can be joined.
 TRANSACTION_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 

@@ -18,7 +18,7 @@ from postbus.event import charsets
 from postbus.event.parsed import Defect, Header
 
 BLOCK_MAX_OCTETS = 256 * 1024
-"""Of the whole header block (design 4.4); past it the message is published raw."""
+"""Of the whole header block; past it the message is published raw."""
 
 FIELD_MAX_OCTETS = 64 * 1024
 """Of one field's value; the rest is cut. Far above any field in honest mail but not above what some DKIM and ARC chains reach together."""

@@ -57,7 +57,8 @@ class Recipient:
 
     Attributes:
         event_id: UUIDv7 text; never changes across retries, restarts and replays.
-        address: as the client sent it; normalized: see design 4.4.
+        address: as the client sent it; normalized: needless quotes off, local part in ASCII lower case, domain in lower-case
+            A-labels.
         index: position among the transaction's accepted recipients, from 0.
         params: RCPT parameters, keys upper-case, values as sent (``None`` for a bare keyword).
         route, pattern, tag, captures: the route that took it.

@@ -43,10 +43,10 @@ SIMPLE_DASHES_MAX = 64
 """Most lines that begin with two dashes in a message parsed in process: each may begin a part."""
 
 PARTS_MAX = 1000
-"""Parts in one message (design 4.4)."""
+"""Parts in one message; with more it is published raw."""
 
 DEPTH_MAX = 32
-"""Levels of multiparts (design 4.4)."""
+"""Levels of multiparts; with more it is published raw."""
 
 WORD_WORK_MAX = 2_500_000_000
 """Most ``=?`` times octets: the parser's search for encoded words is quadratic; just below this it took 0.42 s."""

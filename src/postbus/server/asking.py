@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator
 from typing import Any, cast
 
 from postbus import telemetry
+from postbus.server import limits
 from postbus.server.connection import Connection
 from postbus.server.envelope import Envelope
 from postbus.server.hooks import Hook, Misanswered, reply_of
@@ -28,6 +29,8 @@ class Asking(Connection):
     """
 
     __slots__ = ("_plan", "envelope", "event_handler", "session")
+
+    _refusals: int = 0
 
     event_handler: Any
     session: Session | None
@@ -59,6 +62,15 @@ class Asking(Connection):
         """Count a refusal of our own."""
         telemetry.command_rejected(listener=self.roster.terms.name, code=reply.code)
         self._count_limit(reply)
+
+    def _over(self, refusal: Reply) -> Reply:
+        """Return what a peer over a limit is told: *refusal*, or once it has asked in vain too often, the last word."""
+        self._refusals += 1
+        if self._refusals > self.roster.terms.limits.errors:
+            self.reason = "limit"
+            refusal = limits.TOO_PERSISTENT
+        self._tell_refused(refusal)
+        return refusal
 
     def fault(self, pending: Pending, error: Exception) -> Outcome:
         """A hook raised: log it, let ``handle_exception`` find words if somebody wrote one, else 451."""

@@ -36,6 +36,12 @@ class ClientSettings(BaseModel):
     recipient_rate_max: int = Field(
         default=60_000, ge=0, description="RCPT commands of one client network per `rate_interval_s`; more get 450 4.7.1. 0: no limit."
     )
+    auth_failure_rate_max: int = Field(
+        default=10,
+        ge=0,
+        description="Failed AUTH commands of one client network per `rate_interval_s`, over all its sessions; while it has used them up, "
+        "AUTH gets 454 4.7.0 and nobody looks at the password. 0: no limit.",
+    )
     rate_interval_s: float = Field(
         default=60.0, gt=0, le=86_400, description="What rates refer to. A whole interval's worth may come at once; it is refilled evenly."
     )

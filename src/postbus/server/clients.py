@@ -1,4 +1,4 @@
-"""Client networks: how many connections each has open, and how fast it comes, mails and names recipients. Pure; time is an argument.
+"""Client networks: how many connections each has open, how fast it comes, mails, names recipients, fails AUTH. Pure; time is an argument.
 
 An IPv4 address is a client of its own, an IPv6 one stands for its /64 (both by settings): whoever has one address there has them all.
 
@@ -37,6 +37,9 @@ class Refusal(NamedTuple):
 TOO_MANY = Refusal(Reply(421, "Too many connections from your network, try again later", "4.7.0"), "client_connections")
 TOO_OFTEN = Refusal(Reply(421, "Too many connections in a short time, try again later", "4.7.1"), "client_rate")
 TOO_MUCH_MAIL = Reply(450, "Too many messages in a short time, try again later", "4.7.1")
+TOO_MANY_GUESSES = Reply(454, "Too many failed authentications from your network, try again later", "4.7.0")
+"""454 is temporary (RFC 4954 s6): a mail program tries again and does not ask its user for another password. It comes before anybody has
+looked at what was given, so it does not tell whether that is right."""
 TOO_MANY_NAMES = Reply(450, "Too many recipients in a short time, try again later", "4.7.1")
 
 
@@ -46,19 +49,19 @@ class Client:
     Attributes:
         key: its place in the table.
         open: its connections.
-        connections_until, messages_until, recipients_until: when each bucket will have run empty.
+        connections_until, failures_until, messages_until, recipients_until: when each bucket will have run empty.
     """
 
-    __slots__ = ("connections_until", "key", "messages_until", "open", "recipients_until")
+    __slots__ = ("connections_until", "failures_until", "key", "messages_until", "open", "recipients_until")
 
     def __init__(self, key: Key) -> None:
         self.key = key
         self.open = 0
-        self.connections_until = self.messages_until = self.recipients_until = 0.0
+        self.connections_until = self.failures_until = self.messages_until = self.recipients_until = 0.0
 
     def forgettable(self, now: float) -> bool:
         """Return whether nothing is lost by forgetting it."""
-        return self.connections_until <= now and self.messages_until <= now and self.recipients_until <= now
+        return max(self.connections_until, self.failures_until, self.messages_until, self.recipients_until) <= now
 
 
 class Rate:
@@ -79,6 +82,10 @@ class Rate:
         """
         later = max(now, until) + self._step_s
         return None if later - now > self._room_s else later
+
+    def owe(self, until: float, now: float) -> float:
+        """Return as ``spend``, for an event that has happened: where it does not fit, it is waited for all the longer."""
+        return max(now, until) + self._step_s
 
 
 def key_of(host: str, ipv4_prefix_bits: int, ipv6_prefix_bits: int) -> Key | None:
@@ -122,6 +129,7 @@ class Clients:
         self.settings = settings
         self._connections = Rate(settings.connection_rate_max, settings.rate_interval_s)
         self._messages = Rate(settings.message_rate_max, settings.rate_interval_s)
+        self._failures = Rate(settings.auth_failure_rate_max, settings.rate_interval_s)
         self._recipients = Rate(settings.recipient_rate_max, settings.rate_interval_s)
         self._keys.clear()
 
@@ -178,6 +186,14 @@ class Clients:
             return TOO_MANY_NAMES
         client.recipients_until = until
         return None
+
+    def may_guess(self, client: Client, now: float) -> Reply | None:
+        """Return None if *client* may try to authenticate, or the reply that refuses it."""
+        return TOO_MANY_GUESSES if self._failures.spend(client.failures_until, now) is None else None
+
+    def failed(self, client: Client, now: float) -> None:
+        """Count a failure of *client* to authenticate: one of those under way when there was no more room counts too."""
+        client.failures_until = self._failures.owe(client.failures_until, now)
 
     def _learn(self, host: Any) -> Key | None:
         """Return the network of *host*; None: it is spared, or no address but a name that PROXY or XCLIENT brought.

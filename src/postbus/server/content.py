@@ -70,7 +70,7 @@ class Content(Streaming):
             pieces.append(octets)
         terms = self.roster.terms
         if self._size_octets > terms.spill_threshold_octets and terms.spill_folder is not None:
-            self._spill = spill = Spill(terms.spill_folder, self.roster.pool, self.loop, self._disk_moved)
+            self._spill = spill = Spill(terms.spill_folder, self.roster.pool, self.loop, self._disk_moved, terms.spill_nameless)
             pieces, self._pieces = self._pieces, []
             for piece in pieces:
                 spill.feed(piece)
@@ -133,7 +133,9 @@ class Content(Streaming):
             full = spill.fault.errno in {errno.ENOSPC, errno.EDQUOT}
             telemetry.spill_failed(listener=self.roster.terms.name, session=self._session_id, error=str(spill.fault))
             return self._messaged(event, DISK_FULL if full else replies.LOCAL_ERROR)
-        body = Body(None, path=spill.path, size_octets=size_octets, digest=spill.digest, unlink=self.roster.unlink)
+        file = spill.take()
+        path = spill.path if file is None else None
+        body = Body(None, path=path, size_octets=size_octets, digest=spill.digest, unlink=self.roster.unlink, file=file)
         return self._deliver(event, body)
 
     def _deliver(self, event: EndOfMessage, body: Body) -> Outcome:
@@ -143,6 +145,8 @@ class Content(Streaming):
         envelope.body = body
         if event.defects:
             self._tolerate(envelope, event.defects)
+        if self.engine.untimely:
+            self._tolerate(envelope, dict.fromkeys(sorted(self.engine.take_untimely()), 1))
         if self.decode_data:
             envelope.decode = "utf-8" if self.enable_SMTPUTF8 else "ascii"
             if not self.enable_SMTPUTF8 and not body.read().isascii():
@@ -158,6 +162,8 @@ class Content(Streaming):
         assert envelope is not None
         if event.defects:
             self._tolerate(envelope, event.defects)
+        if self.engine.untimely:
+            self._tolerate(envelope, dict.fromkeys(sorted(self.engine.take_untimely()), 1))
         if stream is not None and stream.refusal is not None:
             self._drop_stream()
             return self._messaged(event, stream.refusal)
@@ -180,8 +186,8 @@ class Content(Streaming):
             self.recipients += recipients
         else:
             self.messages_refused += 1
-        if envelope is not None and envelope.body is not None and envelope.body.path is not None:
-            envelope.body.discard()  # a handler may keep an envelope with a small body, but a file it has to take
+        if envelope is not None and envelope.body is not None and envelope.body.octets is None:
+            self.roster.part_with(envelope)
         self._set_post_data_state()
         return answer
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import socket
 import ssl
+import tempfile
 import threading
 import warnings
 from abc import ABCMeta, abstractmethod
@@ -18,7 +20,7 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
-from weakref import WeakSet
+from weakref import WeakSet, finalize
 
 from postbus.server.listener import Listener
 from postbus.server.settings import ListenerSettings
@@ -30,6 +32,9 @@ STOP_TIMEOUT_S = 1.0  # for messages in transfer, when stop() is called
 STOP_MAX_S = 10.0  # for the thread to end; a hook that blocks the loop keeps it longer, and is left behind
 ACCEPTING_TURNS = 4  # of the loop, from the kernel's accept to ``connection_made``
 CUTS = 20  # looks at who is still connected in that time
+SYSTEM_FOLDER: Literal[""] = ""
+"""Content goes below wherever ``tempfile`` puts things: TMPDIR, else /tmp."""
+SPILL_PREFIX = "postbus-spill-"
 LOCALHOST: Literal["127.0.0.1"] = "127.0.0.1"
 
 
@@ -50,9 +55,11 @@ class ListenerServer(asyncio.AbstractServer):
         listener: what does the work.
     """
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, spill_folder: Path | None = None) -> None:
+        """Serve by *listener*; *spill_folder* is removed with it, or when the program ends without having closed it."""
         self.listener = listener
         self._loop = asyncio.get_running_loop()
+        self._tidy = None if spill_folder is None else finalize(self, shutil.rmtree, spill_folder, ignore_errors=True)
 
     @property
     def sockets(self) -> tuple[Any, ...]:
@@ -65,7 +72,11 @@ class ListenerServer(asyncio.AbstractServer):
 
     async def wait_closed(self) -> None:
         """Let messages in transfer have their replies, for STOP_TIMEOUT_S; then cut what is left."""
-        await self.listener.drain(STOP_TIMEOUT_S)
+        try:
+            await self.listener.drain(STOP_TIMEOUT_S)
+        finally:
+            if self._tidy is not None:
+                self._tidy()
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         """Return the loop it runs on."""
@@ -91,6 +102,7 @@ class BaseController(metaclass=ABCMeta):
         ssl_context: TLS from the first octet, or None.
         SMTP_kwargs: what ``factory`` gives to ``SMTP``.
         settings: limits, timeouts and policies of the listener.
+        spill_folder: below which large content goes while it arrives and waits for its handler.
         smtpd: the protocol ``factory`` made last, connected or not; None while nothing runs.
         server: the server, while it runs: ``server.sockets`` are what it listens on.
     """
@@ -108,6 +120,7 @@ class BaseController(metaclass=ABCMeta):
         ssl_context: ssl.SSLContext | None = None,
         server_hostname: str | None = None,
         settings: ListenerSettings | None = None,
+        spill_folder: Path | str | None = SYSTEM_FOLDER,
         **SMTP_parameters: Any,  # noqa: N803 - aiosmtpd's name
     ) -> None:
         """Take what it serves with.
@@ -118,6 +131,9 @@ class BaseController(metaclass=ABCMeta):
             ssl_context: TLS from the first octet, with this context.
             server_hostname: our name in banner and EHLO.
             settings: limits, timeouts and policies of the listener; its address and TLS are the controller's. None: the defaults.
+            spill_folder: where a folder is made for content beyond ``settings.spill_threshold_octets``, mode 0700, removed by the stop;
+                its files have no names, so that nothing is left of a process that is killed. ``""``: the system's temporary folder;
+                None: none, content stays in memory. ``envelope.content`` reads it.
             SMTP_parameters: what ``SMTP`` takes; SMTPUTF8 is on unless they say otherwise. ``server_kwargs``, a mapping of the same, is
                 deprecated.
         """
@@ -125,6 +141,7 @@ class BaseController(metaclass=ABCMeta):
         self._loop = loop
         self.ssl_context = ssl_context
         self.settings = settings or ListenerSettings()
+        self.spill_folder = spill_folder
         if "server_kwargs" in SMTP_parameters:
             warnings.warn("server_kwargs is deprecated: give its items as keyword arguments", DeprecationWarning, stacklevel=3)
             SMTP_parameters = {**SMTP_parameters.pop("server_kwargs"), **SMTP_parameters}  # noqa: N806 - aiosmtpd's name
@@ -181,9 +198,43 @@ class BaseController(metaclass=ABCMeta):
         if "timeout" in self.SMTP_kwargs:
             update["timeouts"] = self.settings.timeouts.model_copy(update={"command_timeout_s": self.SMTP_kwargs["timeout"]})
         settings = self.settings.model_copy(update=update)
-        listener = Listener(self.handler, settings, factory=self._factory_invoker, tls_context=self.ssl_context)
-        await listener.start()
-        return ListenerServer(listener)
+        folder = self._own_folder()
+        listener = Listener(
+            self.handler,
+            settings,
+            factory=self._factory_invoker,
+            tls_context=self.ssl_context,
+            spill_folder=folder,
+            spill_nameless=True,
+        )
+        try:
+            await listener.start()
+        except BaseException:
+            if folder is not None:
+                folder.rmdir()
+            raise
+        return ListenerServer(listener, folder)
+
+    def _own_folder(self) -> Path | None:
+        """Return a new folder for large content; None: it is to stay in memory.
+
+        Warns:
+            RuntimeWarning: the system's temporary folder cannot be used; content stays in memory.
+
+        Raises:
+            OSError: *spill_folder* cannot be used.
+        """
+        if self.spill_folder is None:
+            return None
+        try:
+            return Path(tempfile.mkdtemp(prefix=SPILL_PREFIX, dir=self.spill_folder or None))  # mode 0700
+        except OSError as error:
+            if self.spill_folder != SYSTEM_FOLDER:
+                raise
+            warnings.warn(
+                f"no temporary folder ({error}): large messages stay in memory; give a spill_folder", RuntimeWarning, stacklevel=2
+            )
+            return None
 
     async def _close(self, server: asyncio.AbstractServer) -> None:
         """Close *server*; one that a subclass made knows nothing of draining: its sessions are cut, those too that it is just accepting."""
@@ -237,10 +288,19 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
         ssl_context: ssl.SSLContext | None = None,
         server_hostname: str | None = None,
         settings: ListenerSettings | None = None,
+        spill_folder: Path | str | None = SYSTEM_FOLDER,
         **SMTP_parameters: Any,  # noqa: N803 - aiosmtpd's name
     ) -> None:
         """As ``BaseController``; *ready_timeout* in seconds."""
-        super().__init__(handler, loop, ssl_context=ssl_context, server_hostname=server_hostname, settings=settings, **SMTP_parameters)
+        super().__init__(
+            handler,
+            loop,
+            ssl_context=ssl_context,
+            server_hostname=server_hostname,
+            settings=settings,
+            spill_folder=spill_folder,
+            **SMTP_parameters,
+        )
         self.ready_timeout = float(os.environ.get("AIOSMTPD_CONTROLLER_TIMEOUT", ready_timeout))
 
     def start(self) -> None:
@@ -325,10 +385,19 @@ class BaseUnthreadedController(BaseController, metaclass=ABCMeta):
         ssl_context: ssl.SSLContext | None = None,
         server_hostname: str | None = None,
         settings: ListenerSettings | None = None,
+        spill_folder: Path | str | None = SYSTEM_FOLDER,
         **SMTP_parameters: Any,  # noqa: N803 - aiosmtpd's name
     ) -> None:
         """As ``BaseController``."""
-        super().__init__(handler, loop, ssl_context=ssl_context, server_hostname=server_hostname, settings=settings, **SMTP_parameters)
+        super().__init__(
+            handler,
+            loop,
+            ssl_context=ssl_context,
+            server_hostname=server_hostname,
+            settings=settings,
+            spill_folder=spill_folder,
+            **SMTP_parameters,
+        )
         self.ended = threading.Event()
         self._finalizing: asyncio.Task[None] | None = None
 

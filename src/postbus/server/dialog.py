@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from postbus.server import limits
 from postbus.server.connection import UPGRADE
 from postbus.server.envelope import Envelope
 from postbus.server.hooks import MISSING, Hook, Misanswered, ehlo_reply
@@ -49,7 +48,6 @@ class Dialog(Reception):
 
     _calls: dict[str, int]
     _raw: bool
-    _refusals: int = 0
     _said: list[Reply] | None = None
 
     # --- commands, the fast way
@@ -146,15 +144,6 @@ class Dialog(Reception):
             envelope.mail_from = event.address or NULL_SENDER
             envelope.mail_options = _options(event)
         return reply
-
-    def _over(self, refusal: Reply) -> Reply:
-        """Return what a peer over a limit is told: *refusal*, or once it has asked in vain too often, the last word."""
-        self._refusals += 1
-        if self._refusals > self.roster.terms.limits.errors:
-            self.reason = "limit"
-            refusal = limits.TOO_PERSISTENT
-        self._tell_refused(refusal)
-        return refusal
 
     def _on_rcpt(self, event: Rcpt) -> Outcome:
         client = self.client

@@ -2,7 +2,8 @@
 
 The engine gives an ``Auth``; a task runs the mechanism's method, which may await ``challenge_auth`` as often as it likes; the connection
 meanwhile reads as for any command, under the same deadlines. The method's result becomes one reply. A refusal is held back by a timer,
-longer each time; the engine ends the session at the last one allowed (``Limits.auth_failures``).
+longer each time; the engine ends the session at the last one allowed (``Limits.auth_failures``). Sessions of one client network share a
+budget of failures per minute (``clients``); while it is used up, no mechanism runs.
 
 Credentials: they are in no event's ``repr``, in no log line, and of an exception raised while they are at hand only the type and the
 places are logged.
@@ -80,6 +81,11 @@ class Identification(Content):
 
     def _on_auth(self, event: Auth) -> Outcome:
         """Run the mechanism; what its method pushes last answers the command, unless it returns something better."""
+        client = self.client
+        if client is not None:
+            refusal = self.roster.clients.may_guess(client, self.roster.sweep.now)
+            if refusal is not None:
+                return self._over(refusal)
         raw = self._raw  # the method of a subclass is at work, and goes on behind this
         if self._pushed is not None:
             self.engine.push(self._pushed)
@@ -176,7 +182,11 @@ class Identification(Content):
             outcome=outcome,
             identity=session.auth_identity if outcome == "success" else None,
         )
-        return reply if outcome != "failure" else self._late(event, reply)
+        if outcome != "failure":
+            return reply
+        if self.client is not None:  # now, not behind the delay: who hangs up meanwhile has learnt that it was wrong
+            self.roster.clients.failed(self.client, self.roster.sweep.now)
+        return self._late(event, reply)
 
     def _judge(self, verdict: Any, pushed: Reply | None) -> Reply:
         """Return the reply a method's result stands for; success is kept in the session."""

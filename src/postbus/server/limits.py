@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from postbus.server.clients import TOO_MANY_NAMES, TOO_MUCH_MAIL
+from postbus.server.clients import TOO_MANY_GUESSES, TOO_MANY_NAMES, TOO_MUCH_MAIL
 from postbus.server.timers import Lapse
 from postbus.smtp import replies
 from postbus.smtp.replies import Reply
@@ -35,6 +35,7 @@ OF_REPLY: Mapping[Reply, str] = {
     SESSION_TOO_BIG: "session_octets",
     replies.TOO_MANY_MAILS: "session_messages",
     TOO_MUCH_MAIL: "message_rate",
+    TOO_MANY_GUESSES: "auth_failure_rate",
     TOO_MANY_NAMES: "recipient_rate",
     TOO_PERSISTENT: "persistence",
 }

@@ -58,6 +58,7 @@ class Listener:
         *,
         name: str = "smtp",
         spill_folder: Path | None = None,
+        spill_nameless: bool = False,
         smtp_class: type[SMTP] | None = None,
         factory: Factory | None = None,
         gate: Gate | None = None,
@@ -76,6 +77,7 @@ class Listener:
             settings: where and how to listen; None: the defaults.
             name: of the listener.
             spill_folder: where large content goes, on the file system of whoever takes the files; None: it stays in memory.
+            spill_nameless: the files there are open, but have no names: nobody has to take or remove them.
             smtp_class: ``SMTP``, ``LMTP`` or a subclass; None: as ``settings.protocol`` says.
             factory: makes the protocol of each connection, instead of *smtp_class* and *handler*.
             gate: asked before each banner; a reply (421) turns the connection away; ``Refusal`` also says why, in one word.
@@ -97,6 +99,7 @@ class Listener:
         if factory is None:
             Hooks(handler)  # what is wrong with it is better said now than at the first connection
         self._spill_folder = spill_folder
+        self._spill_nameless = spill_nameless
         self._gate = gate
         self._size_octets = size_octets
         self._requiretls = requiretls
@@ -294,6 +297,7 @@ class Listener:
             auth_failure_delay_s=settings.auth.failure_delay_s,
             implicit_tls=settings.tls.mode == "implicit",
             spill_folder=self._spill_folder,
+            spill_nameless=self._spill_nameless,
             spill_threshold_octets=settings.spill_threshold_octets,
             gate=self._gate,
             clients=settings.clients,

@@ -139,7 +139,8 @@ def limits_of(server: Reception, limits: Limits) -> Limits:
     if server.command_size_limit != DEFAULT_LIMITS.command_octets:
         limits = replace(limits, command_octets=server.command_size_limit)
     if server.line_length_limit != DEFAULT_LIMITS.text_line_octets:
-        limits = replace(limits, text_line_octets=server.line_length_limit)
+        most = server.line_length_limit  # lines are looked at from the flagged length on
+        limits = replace(limits, text_line_octets=most, text_line_flag_octets=min(most, limits.text_line_flag_octets))
     return limits
 
 

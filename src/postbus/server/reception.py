@@ -180,6 +180,9 @@ class Reception(Identification):
         session = self.session
         if session is None:
             return
+        if self._greeted and self.engine.untimely:  # no message came to have them
+            for kind in self.engine.take_untimely():
+                telemetry.defect_tolerated(listener=self.roster.terms.name, kind=kind, count=1)
         telemetry.session_closed(
             listener=session.listener,
             session=session.id,

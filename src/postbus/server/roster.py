@@ -9,13 +9,16 @@ import asyncio
 import itertools
 import secrets
 import ssl
+import weakref
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from postbus import telemetry
+from postbus.server.body import NamelessFile
 from postbus.server.client_settings import ClientSettings
 from postbus.server.clients import Client, Clients, Refusal
 from postbus.server.networks import Networks
@@ -26,6 +29,7 @@ from postbus.smtp.terms import Limits
 
 if TYPE_CHECKING:
     from postbus.server.connection import Connection
+    from postbus.server.envelope import Envelope
     from postbus.server.plan import Plan
 
 Gate = Callable[[], Reply | Refusal | None]
@@ -37,6 +41,8 @@ CROWDED = Refusal(TOO_MANY_CONNECTIONS, "crowded")
 LEAVING = Refusal(SHUTTING_DOWN, "draining")
 
 DISK_THREADS = 4
+KEPT_FILES_MAX = 64
+"""Descriptors for the content of envelopes that handlers keep after their answer."""
 LAST_WORD_S = 1.0  # for the 421s to leave before connections are cut
 NOBODY = Networks()
 
@@ -52,6 +58,7 @@ class Terms:
         offer: fields of ``smtp.terms.Offer`` that the listener decides.
         stray_allowed_from: peers to whom ``stray`` is ``allow``.
         spill_folder: where content beyond *spill_threshold_octets* goes; None: it stays in memory.
+        spill_nameless: the files there have no names, so none outlives its process and handlers may keep them, but cannot take them.
         auth_failure_delay_s: before the answer to a failed AUTH, times the number of failures so far.
         gate: asked before each banner; a reply, or one with the word that says why, refuses the connection.
         clients: what each client network may ask for; None: anything.
@@ -73,6 +80,7 @@ class Terms:
     implicit_tls: bool = False
     spill_folder: Path | None = None
     spill_threshold_octets: int = 256 * 1024
+    spill_nameless: bool = False
     auth_failure_delay_s: float = 2.0
     gate: Gate | None = None
     clients: ClientSettings | None = None
@@ -113,6 +121,7 @@ class Roster:
         self.plan: Plan | None = None
         self.sweep = Sweep(loop, self._look, interval_s=interval_s, clock=clock)
         self._pool: ThreadPoolExecutor | None = None
+        self._kept_files: weakref.WeakSet[NamelessFile] = weakref.WeakSet()
         self._prefix = secrets.token_hex(4)
         self._numbers = itertools.count(1)
         self._empty: asyncio.Future[None] | None = None
@@ -216,6 +225,32 @@ class Roster:
     def unlink(self, path: Path) -> None:
         """Unlink *path* in a thread."""
         self.pool.submit(path.unlink, True)
+
+    def part_with(self, envelope: Envelope) -> None:
+        """The message of *envelope*, which is in a file, has its answer.
+
+        A file with a name is unlinked: a handler has to take it. One without stays for whoever keeps the envelope, but beyond
+        KEPT_FILES_MAX of them content that is kept goes to memory, so that descriptors do not run out.
+        """
+        body = envelope.body
+        if body is None or not self.terms.spill_nameless:
+            if body is not None:
+                body.discard()
+            return
+        self.pool.submit(self._keep_file, weakref.ref(envelope))  # later, so that what nobody keeps is gone by then
+
+    def _keep_file(self, kept: weakref.ref[Envelope]) -> None:
+        """See what to do with content that is *kept*, in a thread."""
+        envelope = kept()
+        body = None if envelope is None else envelope.body
+        file = None if body is None else body.file
+        if body is None or file is None:
+            return
+        if len(self._kept_files) < KEPT_FILES_MAX:
+            self._kept_files.add(file)
+            return
+        with suppress(OSError):  # a disk that fails now fails whoever reads the content
+            body.load()
 
     def keep(self, task: asyncio.Task[Any]) -> None:
         """Hold on to *task* until it is done."""

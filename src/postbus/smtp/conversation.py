@@ -30,6 +30,7 @@ SHUT: Final = Signal.CLOSED
 
 _SIGNALS: Mapping[State, Signal] = {State.OPENING: Signal.PAUSED, State.UPGRADING: Signal.PAUSED, State.CLOSED: Signal.CLOSED}
 _NO_ROWS: Mapping[str, Row] = {}
+_PUNCTUAL: frozenset[str] = frozenset()
 _VERB_MAX_OCTETS = 16  # of an unknown verb, what a log may see
 
 
@@ -38,7 +39,7 @@ class Conversation:
 
     __slots__ = ("_body", "_chunks", "_faulted", "_limits", "_lines", "_lmtp", "_out", "_owed", "_plain_octets", "_rows", "_signal",
                  "_state", "_table", "accepted_recipients", "authenticated", "binarymime", "esmtp", "helo", "last_word", "offer",
-                 "smtputf8", "tally", "tls")  # fmt: skip
+                 "smtputf8", "tally", "tls", "untimely")  # fmt: skip
 
     def __init__(self, offer: Offer, limits: Limits, *, lmtp: bool, tls: bool) -> None:
         self.offer = offer
@@ -50,6 +51,7 @@ class Conversation:
         self.binarymime = False
         self.last_word: Reply | None = None
         self.accepted_recipients = 0
+        self.untimely: frozenset[str] = _PUNCTUAL
         self._limits = limits
         self.tally = Tally(limits)
         self._lmtp = lmtp
@@ -83,6 +85,11 @@ class Conversation:
         out = self._out
         self._out = b""
         return out
+
+    def take_untimely(self) -> frozenset[str]:
+        """Return ``untimely``, and forget it."""
+        untimely, self.untimely = self.untimely, _PUNCTUAL
+        return untimely
 
     def grant(self, limits: Limits) -> None:
         """Put other *limits* into force; meant for a greeting, whose answer then tells them (RFC 9422). What was counted stays counted."""
@@ -162,6 +169,11 @@ class Conversation:
         self._beware()
         self._send(reply)
         return Refused(verb[:_VERB_MAX_OCTETS], reply)
+
+    def _put_up_with(self, kind: str) -> None:
+        """Remember octets that came too soon and were taken all the same."""
+        if kind not in self.untimely:
+            self.untimely |= {kind}
 
     def _error(self) -> None:
         """Count an error that was answered otherwise."""

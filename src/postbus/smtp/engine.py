@@ -59,6 +59,9 @@ class Engine(Conversation):
         errors: refusals since the last accepted message; accepted_recipients: in the open transaction.
         tally: what is counted. nuisances, of it: errors and commands without mail, beyond what is usual, in the whole session: a shell
             that finds more than before answers slower.
+        untimely: what was tolerated of octets that came too soon, where ``Offer.strict_pipelining`` is off: ``early`` (before the banner),
+            ``pipelining`` (behind a command that ends a group). It is no part of an event, since it hangs on how octets are segmented;
+            a shell takes it (``take_untimely``) with each message it accepts.
         last_word: the reply that hung up, if one has.
     """
 
@@ -85,9 +88,11 @@ class Engine(Conversation):
                 return
             msg = "the banner is already sent"
             raise OutOfTurn(msg)
-        if self._lines and self.offer.strict_pipelining:
-            self._send(replies.EARLY_TALK)
-            return
+        if self._lines:
+            if self.offer.strict_pipelining:
+                self._send(replies.EARLY_TALK)
+                return
+            self._put_up_with("early")
         self._enter(CONNECTED if banner.code < 400 else CLOSED)
         self._send(banner)
 
@@ -249,8 +254,10 @@ class Engine(Conversation):
     def _turn_away(self, row: Verb) -> Reply | None:
         """Return why a known verb may not come now, for reasons that its row gives; counts junk."""
         offer = self.offer
-        if row.ends_group and self._lines and offer.strict_pipelining:
-            return replies.EARLY_TALK
+        if row.ends_group and self._lines:
+            if offer.strict_pipelining:
+                return replies.EARLY_TALK
+            self._put_up_with("pipelining")
         if not row.before_tls and offer.require_tls and not self.tls:
             return replies.TLS_FIRST
         if not row.before_auth and offer.require_auth and not self.authenticated:
@@ -268,6 +275,8 @@ class Engine(Conversation):
         elif self._lines and self.offer.strict_pipelining:
             judged = replies.EARLY_TALK
         else:
+            if self._lines:
+                self._put_up_with("pipelining")
             judged = exchange.judge(line, length)
         if not isinstance(judged, Reply):
             self._owed = event = AuthResponse(judged)
@@ -442,8 +451,11 @@ class Engine(Conversation):
 
         Return whether it ends the session.
         """
-        ends = bool(self._lines) and self.offer.strict_pipelining
+        if not self._lines:
+            return False
         self._lines.clear()
-        if ends:
-            self._send(replies.EARLY_TALK)
-        return ends
+        if not self.offer.strict_pipelining:
+            self._put_up_with("pipelining")
+            return False
+        self._send(replies.EARLY_TALK)
+        return True
