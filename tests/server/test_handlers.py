@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from postbus.server import LMTP, SMTP, Controller, Envelope, Session
+from postbus.server import LMTP, SMTP, Controller, Envelope, ListenerSettings, Session
 from postbus.server.handlers import AsyncMessage, Debugging, Mailbox, Message, Proxy, Sink, reply_from, with_peer
+from postbus.server.smtp import machine_name
 from tests.server.conftest import Run
 from tests.server.test_smtp import sent
 from tests.server.wire import Wire, listening
@@ -156,6 +157,22 @@ def test_proxy_answers_what_the_relay_said(recipients: list[str], lmtp: list[str
             assert await passed(wire, *recipients, hello="LHLO") == lmtp
         async with listening(relay[1]) as listener, Wire.to(listener) as wire:
             assert await passed(wire, *recipients) == [smtp]
+
+    run(scenario())
+
+
+def test_proxy_asks_no_resolver_for_our_name(relay: tuple[Relay, Proxy], run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our own name is known: a resolver that is slow or away does not hold up a message."""
+    machine_name()
+
+    def away() -> str:
+        raise AssertionError("a resolver was asked")
+
+    monkeypatch.setattr("socket.getfqdn", away)
+
+    async def scenario() -> None:
+        async with listening(relay[1], ListenerSettings(address="127.0.0.1:0", hostname="mx.test")) as listener, Wire.to(listener) as wire:
+            assert await passed(wire, "b@x") == ["250 2.0.0 OK"]
 
     run(scenario())
 

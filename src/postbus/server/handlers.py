@@ -21,6 +21,7 @@ from typing import Any, Self, TextIO
 
 from postbus.server.envelope import Envelope
 from postbus.server.session import Session
+from postbus.server.smtp import machine_name
 from postbus.smtp.parameters import is_binary
 from postbus.smtp.replies import Reply
 
@@ -125,7 +126,8 @@ class Proxy:
     ) -> Mapping[str, tuple[int, bytes]]:
         """Talk to the relay; return (code, text) of each recipient that was refused. Blocks, up to RELAY_TIMEOUT_S a reply."""
         try:
-            with smtplib.SMTP(self._hostname, self._port, timeout=RELAY_TIMEOUT_S) as relay:
+            # Without a name smtplib asks the resolver for ours, for every message.
+            with smtplib.SMTP(self._hostname, self._port, local_hostname=machine_name(), timeout=RELAY_TIMEOUT_S) as relay:
                 return relay.sendmail("" if mail_from == "<>" else mail_from, rcpt_tos, data, _offered(relay, mail_options))
         except smtplib.SMTPRecipientsRefused as error:
             return error.recipients
