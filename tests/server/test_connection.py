@@ -19,7 +19,7 @@ from postbus.telemetry.numbers import NUMBERS
 from tests.server.conftest import Run
 from tests.server.test_smtp import Box, SlowBox, sent
 from tests.server.test_timers import ManualClock, Stuck, lost, settings
-from tests.server.wire import Wire, listening, roster_of, server_context, until
+from tests.server.wire import Wire, is_gone, listening, roster_of, server_context, until
 
 
 class SlowMail(Box):
@@ -469,7 +469,7 @@ def test_a_reset_that_nobody_has_noticed_yet_ends_the_session_quietly(run: Run) 
             (server,) = roster_of(listener).connections
             server.pause(1)  # so that the loop does not look
             wire.reset()
-            await asyncio.sleep(0.01)
+            await until(lambda: is_gone(server))
             server.hang_up("timeout")
             await until(lambda: listener.sessions == 0)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
+import fcntl
 import re
+import select
 import socket
 import ssl
+import termios
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cache
@@ -63,6 +67,20 @@ async def until(condition: Callable[[], Any]) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not condition():
             await asyncio.sleep(0.001)
+
+
+def unread_octets(server: Any) -> int:
+    """Return how much the kernel holds for *server*, a connection's protocol, that it has not read."""
+    held = array.array("i", [0])
+    fcntl.ioctl(server.transport.get_extra_info("socket").fileno(), termios.FIONREAD, held)
+    return held[0]
+
+
+def is_gone(server: Any) -> bool:
+    """Return whether the kernel knows that the peer of *server* has reset the connection, whatever the loop knows."""
+    poll = select.poll()
+    poll.register(server.transport.get_extra_info("socket").fileno(), 0)  # errors and hang-ups are told without asking
+    return any(bits & (select.POLLHUP | select.POLLERR) for _, bits in poll.poll(0))
 
 
 class Wire:
