@@ -19,7 +19,7 @@ from postbus.telemetry.numbers import NUMBERS
 from tests.server.conftest import Run
 from tests.server.test_smtp import Box, SlowBox, sent
 from tests.server.test_timers import ManualClock, Stuck, lost, settings
-from tests.server.wire import Wire, is_gone, listening, roster_of, server_context, until
+from tests.server.wire import Wire, is_gone, kernel_holds, listening, roster_of, server_context, until
 
 
 class SlowMail(Box):
@@ -113,10 +113,11 @@ def test_a_peer_that_never_reads_is_cut_in_the_end(ends: bytes | None, unread_oc
                     await until(lambda: server.octets > before or transport.get_write_buffer_size() > unread_octets)  # noqa: B023 - of this round
                 if ends is None:
                     peer.shutdown(socket.SHUT_WR)
+                    await until(lambda: is_gone(server, half=True))
                 elif ends:
+                    before = server.octets
                     peer.send(ends)
-                for _ in range(5):
-                    await asyncio.sleep(0.002)
+                    await until(lambda: server.octets > before or kernel_holds(server))
                 clock.now += 301
                 roster.sweep.tick()
                 clock.now += 3

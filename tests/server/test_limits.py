@@ -29,7 +29,7 @@ from postbus.telemetry.numbers import NUMBERS
 from tests.server.conftest import LOOPS, Run
 from tests.server.test_smtp import Box, SlowBox, sent
 from tests.server.test_timers import ManualClock
-from tests.server.wire import Wire, client_context, is_gone, listening, roster_of, server_context, unread_octets, until
+from tests.server.wire import Wire, client_context, is_gone, kernel_holds, listening, roster_of, server_context, until
 
 EVERYBODY = ClientSettings(exempt=())
 
@@ -579,7 +579,9 @@ def test_what_a_slowed_peer_sends_is_bounded(run: Run) -> None:
             await wire.say("MAIL")
             (server,) = roster_of(listener).connections
             wire.send(b"NOOP\r\n" * 1_000_000)
-            await until(lambda: server.octets > 1000 and unread_octets(server) > 0 and not server.transport.is_reading())
+            transport = server.transport
+            assert transport is not None
+            await until(lambda: server.octets > 1000 and kernel_holds(server) > 0 and not transport.is_reading())
             assert server.octets <= 512 * 1024
             wire.reset()
 

@@ -14,7 +14,7 @@ from postbus.server.timers import Lapse, Timed, Timeouts
 from postbus.telemetry.numbers import NUMBERS
 from tests.server.conftest import Run
 from tests.server.test_smtp import Box, sent
-from tests.server.wire import Wire, listening, roster_of, unread_octets, until
+from tests.server.wire import Wire, kernel_holds, listening, roster_of, until
 
 TIMEOUTS = Timeouts(command_s=10, data_s=20, data_rate_octets_s=100, transaction_s=50, session_s=80, answer_s=5, linger_s=2)
 
@@ -246,7 +246,7 @@ def test_a_peer_that_reads_nothing_is_cut(run: Run) -> None:
             (server,) = roster_of(listener).connections
             server.pause_writing()  # as the transport does when its buffer is full
             wire.send("NOOP\r\n")
-            await until(lambda: unread_octets(server) == len("NOOP\r\n"))
+            await until(lambda: kernel_holds(server) == len("NOOP\r\n"))
             assert server.octets == 0
             server.resume_writing()
             assert (await wire.reply())[:3] == "250"

@@ -69,18 +69,19 @@ async def until(condition: Callable[[], Any]) -> None:
             await asyncio.sleep(0.001)
 
 
-def unread_octets(server: Any) -> int:
+def kernel_holds(server: Any) -> int:
     """Return how much the kernel holds for *server*, a connection's protocol, that it has not read."""
     held = array.array("i", [0])
     fcntl.ioctl(server.transport.get_extra_info("socket").fileno(), termios.FIONREAD, held)
     return held[0]
 
 
-def is_gone(server: Any) -> bool:
-    """Return whether the kernel knows that the peer of *server* has reset the connection, whatever the loop knows."""
+def is_gone(server: Any, *, half: bool = False) -> bool:
+    """Return whether the kernel knows that *server*'s peer has reset the connection, or closed its *half*, whatever the loop knows."""
     poll = select.poll()
-    poll.register(server.transport.get_extra_info("socket").fileno(), 0)  # errors and hang-ups are told without asking
-    return any(bits & (select.POLLHUP | select.POLLERR) for _, bits in poll.poll(0))
+    wanted = select.POLLRDHUP if half else 0  # errors and hang-ups are told without asking
+    poll.register(server.transport.get_extra_info("socket").fileno(), wanted)
+    return any(bits & (select.POLLHUP | select.POLLERR | wanted) for _, bits in poll.poll(0))
 
 
 class Wire:
