@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -194,13 +196,13 @@ async def test_the_events_of_one_mail_are_counted(tmp_path: Path, size_octets: i
     async with working(tmp_path, sink, dispatch=DispatchSettings(in_flight_max_octets=in_flight_max_octets)) as works:
         record = mail("m", b"x" * size_octets, *(recipient(f"r{number:02}", index=number) for number in range(20)))
         reads: list[Held] = []
-        read = works.spool.read
+        read = works.spool._files.read
 
         async def noted(held: Held) -> bytes:
             reads.append(held)
             return await read(held)
 
-        works.spool.read = noted  # type: ignore[method-assign]
+        works.spool._files.read = noted  # type: ignore[method-assign]
         await works.spool.commit(record, slots_of(record), in_memory(b"x" * size_octets))
         await until(lambda: sink.in_flight == at_once)
         assert sink.gate is not None
@@ -578,18 +580,19 @@ async def test_a_worker_that_dies_is_replaced(tmp_path: Path, monkeypatch: pytes
         with monkeypatch.context() as patch:
             failing = [ZeroDivisionError]
 
-            def broken(*_: Any) -> None:
+            async def broken(*_: Any) -> None:
                 raise ZeroDivisionError
 
-            def broken_once() -> Delivery | None:
-                if failing:
-                    raise failing.pop()
-                return Lane._next(lane)
+            class BrokenOnce(deque[Delivery]):
+                def popleft(self) -> Delivery:
+                    if failing:
+                        raise failing.pop()
+                    return super().popleft()
 
-            patch.setattr(lane, "_next", broken_once)
+            patch.setattr(lane, "_queue", BrokenOnce(lane._queue))
             await works.accept("first")
             await works.empty()
-            patch.setattr(lane._shared.store, "fresh", broken)
+            patch.setattr(lane._shared, "store", SimpleNamespace(fresh=broken))
             lane._live = False
             lane._page_soon()
             await until(lambda: not lane._chores)

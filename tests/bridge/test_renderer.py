@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import pytest
 
 from postbus.bridge import renderer
 from postbus.bridge.renderer import ParserUnavailableError, Renderer
-from postbus.event.model import Event, render
+from postbus.event.mail import Mail
+from postbus.event.model import Event
 from tests.bridge.fake_sinks import FakeParser
 from tests.bridge.mails import mail, recipient
 
@@ -68,16 +69,18 @@ async def test_no_event_outlives_its_send() -> None:
 
 async def test_large_mail_is_rendered_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for it but its recipient; small mail is not worth the way."""
-    places: list[bool] = []
+    large = b"x" * (renderer.RENDERED_HERE_MAX_OCTETS + 1)
+    real = asyncio.to_thread
+    sent_off: list[int] = []
 
-    def noting(*args: Any, **kwargs: Any) -> Event:
-        places.append(threading.current_thread() is threading.main_thread())
-        return render(*args, **kwargs)
+    async def noting(job: Callable[..., Event], record: Mail, *rest: Any, **keys: Any) -> Event:
+        sent_off.append(record.size_octets)
+        return await real(job, record, *rest, **keys)
 
-    monkeypatch.setattr(renderer, "render", noting)
-    for content in (CONTENT, b"x" * (renderer.RENDERED_HERE_MAX_OCTETS + 1)):
+    monkeypatch.setattr(asyncio, "to_thread", noting)
+    for content in (CONTENT, large):
         await Renderer(FakeParser()).open(mail("m", content, recipient("a")), content).event(0, as_octets=False)
-    assert [True, False] == places
+    assert [len(large)] == sent_off
 
 
 async def test_a_file_is_read_only_when_an_event_carries_it(tmp_path: Path) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
 
 from postbus.bridge.spool.faults import SpoolFailed
 from postbus.bridge.spool.groups import Commit, Line
-from postbus.bridge.spool.records import Mark, State
-from postbus.bridge.spool.tables import Row
-from postbus.event.mail import Mail
+from postbus.bridge.spool.records import Mark, State, slots_of
+from postbus.bridge.spool.tables import row_of
+from tests.bridge.mails import mail
 
 
 def waiting() -> Commit:
     """Return a commit; nothing here looks at its mail."""
-    return Commit(cast("Row", None), cast("Mail", None), (), asyncio.get_running_loop().create_future())
+    record = mail("m", b"")
+    row = row_of(1, record, slots_of(record), size_octets=0, octets=b"", file=None)
+    return Commit(row, record, slots_of(record), asyncio.get_running_loop().create_future())
 
 
 async def test_who_has_gone_is_told_nothing() -> None:

@@ -12,7 +12,7 @@ from postbus import telemetry
 from postbus.bridge.clock import Clock, LoopClock, Timer
 from postbus.bridge.spool.bodies import BodyFiles
 from postbus.bridge.spool.bounds import exceeded, load
-from postbus.bridge.spool.database import Database
+from postbus.bridge.spool.database import Database, Tally
 from postbus.bridge.spool.faults import SpoolFailed, SpoolFault, SpoolFull, SpoolUnwritable
 from postbus.bridge.spool.folder import Folder
 from postbus.bridge.spool.groups import Commit, Group, Line, Written, write
@@ -92,13 +92,17 @@ class Spool:
         self._writer = Writer()
         self._files = BodyFiles(self.folder)
         self._reopening = Reopening(self._database, self._writer, self._clock, failed=self._reopen_failed, opened=self._reopened)
+        now_ms, steady_ms = self._clock.now_ms(), self._clock.steady_ms()
+        tally: Tally | None = None
+        trouble: BaseException | None = None
         try:
-            now_ms, steady_ms = self._clock.now_ms(), self._clock.steady_ms()
             tally = await self._writer.run(partial(take, self.folder, self._database, now_ms=now_ms, steady_ms=steady_ms))
-        except BaseException:
+        except BaseException as error:  # noqa: BLE001 - raised below: compiled, a handler must not wait (pyproject.toml)
+            trouble = error
+        if tally is None:
             await self._writer.stop()
             self._files.stop()
-            raise
+            raise trouble or SpoolFailed("nothing was read")
         self.numbers = numbers = tally.numbers()
         # Past what was used and past the clock: a number is not used twice even when the spool was empty meanwhile.
         self._next_seq = max(tally.newest + 1, now_ms * 1000)
@@ -310,11 +314,12 @@ class Spool:
             self._looked_at = self._loop.time()
         self._writer.post(partial(write, group, self._database, self.folder, look=look), partial(self._applied, group))
 
-    def _applied(self, group: Group, written: Written, fault: SpoolFault | None) -> None:
+    def _applied(self, group: Group, written: Written | None, fault: SpoolFault | None) -> None:
         self._busy = False
         if fault is not None:
             self._group_failed(group, fault)
             return
+        assert written is not None
         applied, free_octets, seconds = written
         numbers = self.numbers
         numbers.messages -= applied.messages
@@ -487,7 +492,7 @@ class Spool:
         chores = Chores(idle=idle, retention=self._ticks % RETENTION_TICKS == 1, healthy=self._state == "open", now_ms=self._clock.now_ms())
         self._writer.post(partial(care, self.folder, self._database, self.settings, chores), self._cared)
 
-    def _cared(self, found: Findings, fault: SpoolFault | None) -> None:
+    def _cared(self, found: Findings | None, fault: SpoolFault | None) -> None:
         if self._state == "closed" or not self._accepting:
             return
         self._tick_timer = self._clock.call_later(TICK_S, self._tick)
@@ -498,6 +503,7 @@ class Spool:
                 telemetry.spool_failed(kind="housekeeping", why=self._trouble)
             self._hand_over()
             return
+        assert found is not None
         numbers = self.numbers
         numbers.free_octets, numbers.spilled_octets = found.free_octets, found.spilled_octets
         if found.looked:

@@ -7,25 +7,24 @@ import queue
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from postbus import telemetry
 from postbus.bridge.spool.faults import SpoolFailed, SpoolFault
 
 Result = TypeVar("Result")
-Then = Callable[[Any, SpoolFault | None], None]
 
 
 class Writer:
     """One thread with one queue. Start and stop it on the loop that it serves."""
 
     def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[tuple[Callable[[], object], Then] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], object], Callable[[Any, SpoolFault | None], None]] | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._runner = threading.Thread(target=self._work, name="postbus-spool", daemon=True)
         self._runner.start()
 
-    def post(self, job: Callable[[], Result], then: Then) -> None:
+    def post(self, job: Callable[[], Result], then: Callable[[Result | None, SpoolFault | None], None]) -> None:
         """Run *job* on the thread, then ``then(result, None)`` or ``then(None, fault)`` on the loop: one wake-up of the loop per job."""
         self._jobs.put((job, then))
 
@@ -33,11 +32,11 @@ class Writer:
         """Run *job* on the thread and return its result, or raise its ``SpoolFault``."""
         future: asyncio.Future[Result] = self._loop.create_future()
 
-        def then(result: Result, fault: SpoolFault | None) -> None:
+        def then(result: Result | None, fault: SpoolFault | None) -> None:
             if future.done():  # whoever asked has gone
                 return
             if fault is None:
-                future.set_result(result)
+                future.set_result(cast("Result", result))
             else:
                 future.set_exception(fault)
 
