@@ -1,9 +1,8 @@
 """Events as JSON lines in a file, or on standard output: the embedded default and the dead-letter export.
 
-All events that wait when the writer is free go out in one write, and with ``fsync`` are on disk when it returns (group commit). Writing happens in
-one thread, so that neither a slow disk nor a pipe that nobody reads ever stops the loop. Standard output is never made
-non-blocking, a flag that a terminal shares with the shell: the thread asks ``poll`` first and then writes no more than a pipe
-takes whole.
+All events that wait when the writer is free go out in one write, and with ``fsync`` are on disk when it returns (group commit). Writing
+happens in one thread, so that neither a slow disk nor a pipe that nobody reads ever stops the loop. Standard output is never made
+non-blocking, a flag that a terminal shares with the shell: the thread asks ``poll`` first and then writes no more than a pipe takes whole.
 
 States of the file's end, and who cleans:
   whole    the last octet is LF
