@@ -528,8 +528,10 @@ RECEIVED = b"Received: from a by b;\r\n\tThu, 1 Jan 2026 00:00:00 +0000\r\n"
     ],
 )
 def test_hops_are_received_fields(head: bytes, expected: int) -> None:
-    """Only fields of the header block count."""
-    assert expected == intake.hops(head + b"text\r\n")
+    """Only fields of the header block count, also for the quick look that most mail gets instead."""
+    octets = head + b"text\r\n"
+    assert expected == intake.hops(octets)
+    assert [True, False] == [intake.loops(octets, hops_max) for hops_max in (expected - 1, expected)]
 
 
 @pytest.mark.parametrize("field_octets", [10, 1000, 5000], ids=["in one read", "in some reads", "beyond what is looked at"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
 import select
 import stat
@@ -20,7 +21,7 @@ import pytest
 from postbus.event.cloudevents import structured
 from postbus.sinks import Rejected, Retry, Sent
 from postbus.sinks import file as file_module
-from postbus.sinks.file import FileSink, end_of_last_line, make
+from postbus.sinks.file import LOOK_S, FileSink, LogFile, end_of_last_line, make
 from postbus.sinks.settings import FileSettings
 from tests.sinks.samples import sample
 
@@ -71,16 +72,27 @@ async def test_events_are_appended_in_order(tmp_path: Path) -> None:
     assert ids == ["before", *(event.id for event in events)]
 
 
+def instead_of_writes_to_files(monkeypatch: pytest.MonkeyPatch, act: Callable[[int, Callable[[], int]], int]) -> None:
+    """Let ``act(fd, write)`` stand for every write to a regular file; *write* does it."""
+    real = os.write
+
+    def write(fd: int, octets: bytes) -> int:
+        return act(fd, lambda: real(fd, octets)) if stat.S_ISREG(os.fstat(fd).st_mode) else real(fd, octets)
+
+    monkeypatch.setattr(os, "write", write)
+
+
 async def test_what_is_acknowledged_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every group is synced before its events are acknowledged, and many events share a group."""
     order: list[str] = []
-    sync = os.fdatasync
 
-    def spy(fd: int) -> None:
-        sync(fd)
-        order.append("synced")
+    def spy(fd: int, write: Callable[[], int]) -> int:
+        assert fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DSYNC
+        count = write()
+        order.append("written and synced")
+        return count
 
-    monkeypatch.setattr(os, "fdatasync", spy)
+    instead_of_writes_to_files(monkeypatch, spy)
     async with writing(tmp_path / "events.jsonl") as sink:
 
         async def send() -> None:
@@ -88,26 +100,45 @@ async def test_what_is_acknowledged_is_on_disk(tmp_path: Path, monkeypatch: pyte
             order.append("acknowledged")
 
         await asyncio.gather(*(send() for _ in range(50)))
-    assert order == ["synced"] + ["acknowledged"] * 50
+    assert order == ["written and synced"] + ["acknowledged"] * 50
 
 
 async def test_without_fsync_nothing_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the sink does not call itself durable."""
-    monkeypatch.setattr(os, "fdatasync", lambda _: pytest.fail("synced"))
     async with writing(tmp_path / "events.jsonl", fsync=False) as sink:
         assert await sink.send(sample()) == Sent()
         assert not sink.durable
+        assert isinstance(sink._target, LogFile)
+        assert not fcntl.fcntl(sink._target._fd, fcntl.F_GETFL) & os.O_DSYNC
 
 
 @pytest.mark.parametrize("move", [pytest.param(Path.rename, id="rotated"), pytest.param(lambda path, _: path.unlink(), id="deleted")])
 async def test_a_file_that_was_moved_is_made_anew(tmp_path: Path, move: Callable[[Path, Path], object]) -> None:
-    """Rotation needs no signal: the next event finds the path empty."""
+    """Rotation needs no signal: an event that comes a moment later finds the path empty."""
     path, event = tmp_path / "events.jsonl", sample()
     async with writing(path) as sink:
         await sink.send(sample())
         move(path, tmp_path / "events.1")
+        await asyncio.sleep(LOOK_S)  # the look's own clock, from the look before the first event
         await sink.send(event)
     assert path.read_bytes() == structured(event) + b"\n"
+
+
+async def test_a_file_that_was_cut_gets_no_hole_when_a_write_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that rotates by copy and truncate: what a failed write left is cut off where the file now ends."""
+    path = tmp_path / "events.jsonl"
+
+    def fail(_: int, write: Callable[[], int]) -> int:
+        path.write_bytes(b"")  # after the look
+        write()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with writing(path) as sink:
+        await sink.send(sample())
+        instead_of_writes_to_files(monkeypatch, fail)
+        assert await sink.send(sample()) == Retry("not written: No space left on device")
+        monkeypatch.undo()
+        assert b"\0" not in path.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -160,21 +191,26 @@ async def test_a_full_device_is_a_retry() -> None:
         assert await sink.send(sample()) == Retry("not written: No space left on device")
 
 
-async def test_an_fsync_that_failed_is_not_tried_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_sync_that_failed_is_not_tried_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file is opened anew and the event written again: the kernel may have forgotten the first."""
-    path, event, calls = tmp_path / "events.jsonl", sample(), []
+    path, before, event = tmp_path / "events.jsonl", sample(), sample()
+    calls: list[int] = []
 
-    def fail(fd: int) -> None:
-        calls.append(fd)
+    def fail(fd: int, write: Callable[[], int]) -> int:
+        calls.append(write())
         raise OSError(errno.EIO, "Input/output error")
 
     async with writing(path) as sink:
-        monkeypatch.setattr(os, "fdatasync", fail)
+        assert await sink.send(before) == Sent()
+        assert isinstance(sink._target, LogFile)
+        first = sink._target._fd
+        instead_of_writes_to_files(monkeypatch, fail)
         assert await sink.send(event) == Retry("not written: Input/output error")
+        assert sink._target._fd == -1 != first
         monkeypatch.undo()
         assert await sink.send(event) == Sent()
     assert len(calls) == 1
-    assert path.read_bytes().splitlines().count(structured(event)) == 2
+    assert path.read_bytes().splitlines() == [structured(before), structured(event)]
 
 
 @pytest.mark.parametrize("path", ["/nowhere/events.jsonl", "/proc/events.jsonl"])
@@ -274,13 +310,7 @@ async def test_a_disk_that_hangs_does_not_hang_the_loop(tmp_path: Path, monkeypa
     """Events are told to wait in time; what had not reached the thread by then is not written behind their backs."""
     path = tmp_path / "events.jsonl"
     hang, on = os.pipe()
-    real = os.fdatasync
-
-    def slow(fd: int) -> None:
-        os.read(hang, 1)
-        real(fd)
-
-    monkeypatch.setattr(os, "fdatasync", slow)
+    instead_of_writes_to_files(monkeypatch, lambda _, write: len(os.read(hang, 1)) and write())
     async with writing(path, timeout_s=0.3) as sink:
         first, second = sample(), sample()
         sending = asyncio.create_task(sink.send(first))
@@ -306,7 +336,7 @@ async def until_sent(sink: FileSink, event: Any) -> bool:
 async def test_stop_is_bounded_while_a_disk_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that hangs in the kernel is left behind."""
     hang, on = os.pipe()
-    monkeypatch.setattr(os, "fdatasync", lambda _: os.read(hang, 1) and None)
+    instead_of_writes_to_files(monkeypatch, lambda _, write: len(os.read(hang, 1)) and write())
     async with writing(tmp_path / "events.jsonl") as sink:
         sending = asyncio.create_task(sink.send(sample()))
         while sink._writing is None:

@@ -186,7 +186,7 @@ class PublishingHandler:
         if not session.lmtp and any(outcome):
             outcome = [replies.TOO_BIG] * len(matches)  # one reply for all: a dead letter instead would be a promise broken after 250
         hops_max = self._hops_max()
-        if body.size_octets > hops_max * HOP_MIN_OCTETS and hops(await _head(body)) > hops_max:
+        if body.size_octets > hops_max * HOP_MIN_OCTETS and loops(await _head(body), hops_max):
             outcome = [LOOPING] * len(matches)
             telemetry.limit_hit(listener=session.listener, limit=limits.HOPS)
         trace = telemetry.trace_start("accept mail", kind="server", parent=session.traceparent, listener=session.listener)
@@ -353,6 +353,12 @@ def _share_a_reply(first: Match, match: Match, declared_octets: int | None) -> b
     if first.message_max_octets == match.message_max_octets:
         return True
     return declared_octets is not None  # both limits were held against it at RCPT
+
+
+def loops(octets: bytes, hops_max: int) -> bool:
+    """Return whether the header block of *octets* has more than *hops_max* Received fields; nearly always its colons are fewer already."""
+    end = octets.find(HEAD_ENDS[0])
+    return octets.count(b":", 0, end if end >= 0 else HEAD_MAX_OCTETS) > hops_max and hops(octets) > hops_max
 
 
 def hops(octets: bytes) -> int:

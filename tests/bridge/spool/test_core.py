@@ -197,20 +197,43 @@ async def test_messages_are_handed_on_in_order(spool: Spool) -> None:
 
 
 async def test_waiting_commits_share_a_group(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All who wait in one turn of the loop are in one transaction; marks ride with the next."""
-    groups: list[tuple[int, int]] = []
-    real = spool._database.apply
-
-    def apply(rows: Any, marks: Any, *rest: Any, **more: Any) -> Applied:
-        groups.append((len(rows), len(marks)))
-        return real(rows, marks, *rest, **more)
-
-    monkeypatch.setattr(spool._database, "apply", apply)
+    """All who wait in one turn of the loop are in one transaction; marks, if they are many, ride with the next."""
+    monkeypatch.setattr(groups, "RIDE_MARKS", 20)
+    written = applied_by(spool, monkeypatch)
     held = await asyncio.gather(*(commit(spool, f"m{number}") for number in range(20)))
     for one in held:
         spool.done(Delivery(one, 0))
     await commit(spool, "last")
-    assert [(20, 0), (1, 20)] == groups
+    assert [(20, 0), (1, 20)] == written
+
+
+async def test_few_marks_wait_for_company(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While mail comes, few marks do not ride with each group, but are written soon all the same, and before who waits for them goes on."""
+    written = applied_by(spool, monkeypatch)
+    held = [await commit(spool, f"m{number}") for number in range(2)]
+    spool.done(Delivery(held[0], 0))
+    await commit(spool, "a")
+    assert [(1, 0)] * 3 == written
+    number = 0
+    while written[-1] == (1, 0):
+        await commit(spool, f"b{(number := number + 1)}")
+    assert written[-1] in {(1, 1), (0, 1)}
+    spool.done(Delivery(held[1], 0))
+    await asyncio.gather(spool.flush(), commit(spool, "c"))
+    assert sum(marks for _, marks in written) == 2
+
+
+def applied_by(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Return a list of what *spool* writes from now on: rows and marks of each group."""
+    written: list[tuple[int, int]] = []
+    real = spool._database.apply
+
+    def apply(rows: Any, marks: Any, *rest: Any, **more: Any) -> Applied:
+        written.append((len(rows), len(marks)))
+        return real(rows, marks, *rest, **more)
+
+    monkeypatch.setattr(spool._database, "apply", apply)
+    return written
 
 
 async def test_a_group_waits_no_longer_than_for_as_many_as_before(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:

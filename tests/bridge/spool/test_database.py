@@ -133,9 +133,10 @@ def test_groups_of_any_size(database: Database, count: int) -> None:
 def test_a_group_is_all_or_nothing(database: Database) -> None:
     """When one row cannot go in, none does, and the marks of the group did not happen."""
     database.apply([row(1)], ())
-    with pytest.raises(SpoolFailed, match="cannot commit"):
-        database.apply([row(2), row(1)], [mark(1)])
-    assert [(1, 0)] == fresh(database)
+    for marks in ([mark(1)], []):
+        with pytest.raises(SpoolFailed, match="cannot commit"):
+            database.apply([row(2), row(1)], marks)
+        assert [(1, 0)] == fresh(database)
     database.apply([row(2)], ())
     assert [(1, 0), (2, 0)] == fresh(database)
 
@@ -445,12 +446,13 @@ def io_error() -> sqlite3.OperationalError:
     return error
 
 
-def test_io_error_at_commit(database: Database) -> None:
-    """A COMMIT that fails is a fault, even when ROLLBACK and close fail too; opening again works."""
+@pytest.mark.parametrize(("statement", "marks"), [("INSERT", []), ("COMMIT", [mark(9)])], ids=["mail alone", "mail and marks"])
+def test_io_error_at_commit(database: Database, statement: str, marks: list[Mark]) -> None:
+    """A commit that fails is a fault, even when ROLLBACK and close fail too; opening again works."""
     database.apply([row(1)], ())
-    database._connection = Broken(database._sql, {"COMMIT": io_error(), "ROLLBACK": io_error()})  # type: ignore[assignment]
+    database._connection = Broken(database._sql, {statement: io_error(), "ROLLBACK": io_error()})  # type: ignore[assignment]
     with pytest.raises(SpoolFailed, match="SQLITE_IOERR_FSYNC"):
-        database.apply([row(2)], ())
+        database.apply([row(2)], marks)
     database.reopen([2])
     assert [(1, 0)] == fresh(database)
 

@@ -28,7 +28,7 @@ from postbus.event.mail import Mail
 ROW_MAX_OCTETS = 262_144
 """Larger bodies are files: inline and file cost the same at 128 to 256 KiB."""
 MARK_LINGER_S = 0.05
-"""How long marks wait for a commit to ride with. A crash meanwhile sends those events once more."""
+"""How long marks wait, for each other and for mail to ride with. A crash meanwhile sends those events once more."""
 GATHER_S = 0.002
 """How long at most a group is gathered while mail comes in numbers, as PostgreSQL's commit_delay: 382 us of CPU per message became 264,
 since every group costs the loop and the threads a dozen hand-overs. Handed over as soon as it is as large as the last, the rate of 20
@@ -257,13 +257,14 @@ class Spool:
 
     def _post(self, mark: Mark) -> None:
         self._line.post(mark)
-        if self._linger is None and not self._busy:
+        if self._linger is None:
             self._linger = self._loop.call_later(MARK_LINGER_S, self._linger_ended)
         elif self._line.urgent:
             self._poke()
 
     def _linger_ended(self) -> None:
         self._linger = None
+        self._line.overdue = bool(self._line.marks)
         self._hand_over()
 
     async def flush(self) -> None:
@@ -305,7 +306,7 @@ class Spool:
         group = self._line.take()
         if not (group.commits or group.marks or group.removals):
             return
-        if self._linger is not None:
+        if self._linger is not None and not self._line.marks:
             self._linger.cancel()
             self._linger = None
         self._busy = True

@@ -195,6 +195,8 @@ class Database:
             removals: messages to forget whatever their slots say.
             recount: dead letters come or go with this group.
         """
+        if rows and len(rows) <= ROWS_PER_STATEMENT and not (marks or removals or recount):
+            return self._apply_rows(rows)
         touched = _list({mark.seq for mark in marks}.union(removals)) if recount else "[]"
         with self._transaction("cannot commit") as sql:
             before = self._count_dead(sql, AMONG, touched) if recount else None
@@ -213,6 +215,13 @@ class Database:
         if rows:
             self.newest = max(self.newest, rows[-1].seq)
         return Applied(messages, octets or 0, tuple(files.split(",")) if files else (), dict(self._dead) if recount else None)
+
+    def _apply_rows(self, rows: Sequence[Row]) -> Applied:
+        """Do a group of mail alone: the one statement is its own transaction, and gives the lock away three times, not nine."""
+        with database_faults("cannot commit"):
+            self._insert(self._sql, rows)
+        self.newest = max(self.newest, rows[-1].seq)
+        return Applied(0, 0, (), None)
 
     def _insert(self, sql: sqlite3.Connection, rows: Sequence[Row]) -> None:
         start = 0

@@ -20,6 +20,9 @@ from postbus.event.mail import Mail
 GROUP_MAX_MESSAGES = 256
 GROUP_MAX_OCTETS = 8_388_608
 GROUP_MAX_MARKS = 2_048
+RIDE_MARKS = 256
+"""Marks ride with mail when so many wait, or when they have waited long: a group of mail alone is one statement, and messages that go
+together leave whole pages behind. Until then a crash sends their events once more."""
 
 
 @dataclass(slots=True)
@@ -81,6 +84,8 @@ class Line:
         self.marks: deque[Mark] = deque()
         self.removals: list[int] = []
         self.recount = False
+        self.overdue = False
+        """The marks have waited long enough."""
         self._forget = forget
         self._posted = 0
         self._durable = 0
@@ -91,8 +96,8 @@ class Line:
 
     @property
     def urgent(self) -> bool:
-        """Somebody waits for an answer, or the marks alone fill a group."""
-        return bool(self.commits or self.removals or self._flushes) or len(self.marks) >= GROUP_MAX_MARKS
+        """Somebody waits for an answer, or the marks have waited long enough, or alone fill a group."""
+        return bool(self.commits or self.removals or self._flushes) or self.overdue or len(self.marks) >= GROUP_MAX_MARKS
 
     @property
     def durable(self) -> bool:
@@ -122,6 +127,9 @@ class Line:
                 continue
             commits.append(commit)
             group.octets += len(commit.row.body or b"")
+        if commits and not (group.recount or group.removals or self._flushes or self.overdue) and len(marks) < RIDE_MARKS:
+            return group
+        self.overdue = False
         if len(marks) <= GROUP_MAX_MARKS:
             group.marks.extend(marks)
             marks.clear()

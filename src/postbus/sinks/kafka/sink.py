@@ -17,7 +17,8 @@ import asyncio
 import random
 import time
 import traceback
-from dataclasses import dataclass
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
 
 from aiokafka import AIOKafkaProducer, errors
 
@@ -54,13 +55,17 @@ RESOLVE_SLACK_S = 2.0
 
 @dataclass(slots=True)
 class Held:
-    """A record of about *octets* that aiokafka has and whose fate is open until *future* is done; *alone*: it has its batch to itself."""
+    """A record of about *octets* that aiokafka has and whose fate is open until *future* is done; *alone*: it has its batch to itself.
+
+    *waiters* are told when it is done: who waits may be cancelled, the record's own future may not, or nobody knows its fate.
+    """
 
     future: asyncio.Future[object]
     since_s: float
     topic: str
     octets: int
     alone: bool
+    waiters: list[asyncio.Future[None]] = field(default_factory=list)
 
 
 class KafkaSink:
@@ -100,14 +105,27 @@ class KafkaSink:
 
     async def send(self, event: Event) -> Outcome:
         """Publish *event* and wait for its acknowledgement, at most ``send_timeout_s``."""
-        deadline_s = time.monotonic() + self._settings.send_timeout_s
+        deadline_s = asyncio.get_running_loop().time() + self._settings.send_timeout_s
         held = self._held.get(event.id)
-        if held is None:
-            found = await self._hand_over(event, deadline_s)
-            if not isinstance(found, Held):
-                return found
-            held = found
-        return await self._settle(held, deadline_s)
+        try:
+            async with asyncio.timeout(None) as patience:  # one timer for the client's two waits
+                if held is None:
+                    found = await self._hand_over(event, deadline_s, patience)
+                    if not isinstance(found, Held):
+                        return found
+                    held = found
+                else:
+                    patience.reschedule(deadline_s)
+                if not held.future.done():
+                    waiter = asyncio.get_running_loop().create_future()
+                    held.waiters.append(waiter)
+                    await waiter
+        except TimeoutError as error:
+            if held is None:
+                return self._failure(error, self._topic(event), alone=True)
+            self._trouble = "the broker does not acknowledge"
+            return Retry(f"no acknowledgement within {self._settings.send_timeout_s:g} s; the record may still arrive")
+        return self._settled(held)
 
     async def stop(self, timeout_s: float) -> None:
         """Wait for what is held, at most *timeout_s*, then close; what is not acknowledged by then is failed."""
@@ -129,67 +147,56 @@ class KafkaSink:
 
     # --- one event
 
-    async def _hand_over(self, event: Event, deadline_s: float) -> Held | Outcome:
+    async def _hand_over(self, event: Event, deadline_s: float, patience: asyncio.Timeout) -> Held | Outcome:
         """Give *event* to the client; the record is held from then on, unless the client refuses it at once."""
         if not self._attempted.is_set():
             await self._first_attempt(deadline_s)
         place = self._turns.enter(event.partitionkey)
         try:
-            if place.waits:
-                async with asyncio.timeout(deadline_s - time.monotonic()):
-                    await place.reached()
-            return await self._hand_over_now(event, deadline_s)
-        except TimeoutError:
-            return Retry("what came before it could not be handed over in time")
+            if place.waits and not await _within(deadline_s, place.reached()):
+                return Retry("what came before it could not be handed over in time")
+            return await self._hand_over_now(event, deadline_s, patience)
         finally:
             place.leave()
 
-    async def _hand_over_now(self, event: Event, deadline_s: float) -> Held | Outcome:
+    async def _hand_over_now(self, event: Event, deadline_s: float, patience: asyncio.Timeout) -> Held | Outcome:
         """Give *event* to the client; one at a time for each key, since aiokafka lets a small record overtake one that waits for room."""
         octets = weight_of(event)
-        if not self._budget.try_take(octets) and not await self._budget.take(octets, deadline_s - time.monotonic()):
+        if not self._budget.try_take(octets) and not await self._budget.take(octets, deadline_s - asyncio.get_running_loop().time()):
             return Retry(f"{self._budget.used_octets} octets are in flight already")
         found: Held | Outcome | None = None
         try:
-            found = await self._sent(event, octets, deadline_s)
+            patience.reschedule(deadline_s)
+            found = await self._sent(event, octets)
         finally:
             if not isinstance(found, Held):  # else it gives them back once it is settled
                 self._budget.give(octets)
         return found
 
-    async def _sent(self, event: Event, octets: int, deadline_s: float) -> Held | Outcome:
-        """Give *event* to the client there is."""
+    async def _sent(self, event: Event, octets: int) -> Held | Outcome:
+        """Give *event* to the client there is. Cancelled before the client's ``send`` returns, nothing is sent."""
         producer = self._producer
         if producer is None or self._stopping:
             return Retry("stopping" if self._stopping else self._trouble or "connecting")
         key, value, headers = self._encode(event)
-        topic, alone = self._settings.topics.get(event.route, self._settings.topic), self._doubt_until_s is not None
+        topic, alone = self._topic(event), self._doubt_until_s is not None
         try:
-            # Until send() returns, cancelling it means that nothing is sent; afterwards only the future tells.
-            async with asyncio.timeout(deadline_s - time.monotonic()):
-                future = await producer.send(topic, value, key=key, headers=headers)
+            future = await producer.send(topic, value, key=key, headers=headers)
         except (errors.KafkaError, TimeoutError, OSError) as error:
             return self._failure(error, topic, alone=True)
         held = self._held[event.id] = Held(future, time.monotonic(), topic, octets, alone)
-        future.add_done_callback(lambda done: self._released(event.id, octets, done))
+        future.add_done_callback(lambda _: self._released(event.id, held))
         return held
+
+    def _topic(self, event: Event) -> str:
+        return self._settings.topics.get(event.route, self._settings.topic)
 
     async def _first_attempt(self, deadline_s: float) -> None:
         """Wait for the first attempt to connect: mail that comes with the start is not refused for a race."""
-        try:
-            async with asyncio.timeout(deadline_s - time.monotonic()):
-                await self._attempted.wait()
-        except TimeoutError:
-            return
+        await _within(deadline_s, self._attempted.wait())
 
-    async def _settle(self, held: Held, deadline_s: float) -> Outcome:
-        """Wait for the fate of a held record until the deadline."""
-        if not held.future.done():
-            # Not wait_for and no timeout(): both would cancel the future, and with it our knowledge of the record's fate.
-            await asyncio.wait((held.future,), timeout=max(0.0, deadline_s - time.monotonic()))
-        if not held.future.done():
-            self._trouble = "the broker does not acknowledge"
-            return Retry(f"no acknowledgement within {self._settings.send_timeout_s:g} s; the record may still arrive")
+    def _settled(self, held: Held) -> Outcome:
+        """Return the fate of a record that is known, and do what it calls for."""
         error = held.future.exception()
         if error is not None:
             outcome = self._failure(error, held.topic, alone=held.alone)
@@ -212,12 +219,15 @@ class KafkaSink:
             self._condemned.set()
             telemetry.sink_limit_learnt(sink=self.name, octets=self.event_max_octets)
 
-    def _released(self, event_id: str, size: int, future: asyncio.Future[object]) -> None:
-        """Forget a record whose fate is known. Looks at its exception, so that none is reported as never retrieved."""
+    def _released(self, event_id: str, held: Held) -> None:
+        """Forget a record whose fate is known, and tell. Looks at its exception, so that none is reported as never retrieved."""
         self._held.pop(event_id, None)
-        self._budget.give(size)
-        if not future.cancelled():
-            future.exception()
+        self._budget.give(held.octets)
+        if not held.future.cancelled():
+            held.future.exception()
+        for waiter in held.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _failure(self, error: BaseException, topic: str, *, alone: bool) -> Retry | Rejected:
         """Return the outcome of *error*, and do for the client what it calls for. *alone*: no other record had a part in it."""
@@ -333,3 +343,13 @@ class KafkaSink:
         if why != self._trouble:
             telemetry.sink_troubled(sink=self.name, why=why, error=repr(error), traceback=trace)
         self._trouble = why
+
+
+async def _within(deadline_s: float, wait: Coroutine[object, object, object]) -> bool:
+    """Await *wait* until the deadline by the loop's clock; return whether it ended in time."""
+    try:
+        async with asyncio.timeout_at(deadline_s):
+            await wait
+    except TimeoutError:
+        return False
+    return True
