@@ -4,8 +4,9 @@
 #   docker run --read-only --tmpfs /tmp -p 2525:2525 -p 8080:8080 -v postbus:/var/spool/postbus postbus
 #
 # Both stages stand on the same Python, so that the virtual environment finds its interpreter where it was made; the first has a C compiler
-# too, which compiles smtp/ and event/ (pyproject.toml says why) and stays behind. Any pair of images with Python 3.11 or later in the same
-# place, venv and pip will do, and without a compiler --build-arg COMPILED=false; pin them by digest for a build that can be repeated:
+# too, which compiles smtp/, event/ and most of bridge/ (pyproject.toml says why) and stays behind. Any pair of images with Python 3.11 or
+# later in the same place, venv and pip will do, and without a compiler --build-arg COMPILED=false; pin them by digest for a build that can
+# be repeated:
 # --build-arg PYTHON_IMAGE=...@sha256:... --build-arg BUILD_IMAGE=...@sha256:...
 ARG PYTHON_IMAGE=docker.io/library/python:3.13-slim-bookworm
 ARG BUILD_IMAGE=docker.io/library/python:3.13-bookworm

@@ -1,4 +1,4 @@
-"""The package as the image has it, ``smtp/`` and ``event/`` compiled to C (pyproject.toml, mypyc hook): a folder for ``PYTHONPATH``."""
+"""The package as the image has it, what every mail passes through compiled to C (pyproject.toml): a folder for ``PYTHONPATH``."""
 
 from __future__ import annotations
 

@@ -1,17 +1,21 @@
-"""The compiled package is the same program: what tests ``smtp/`` and ``event/`` passes on it too."""
+"""The compiled package is the same program: what tests the compiled rooms passes on it too, and it loses nothing when it is killed."""
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 
 import pytest
 
+from tests import compiled
 from tests.compiled import ROOT, environment
 
-WHERE = "import postbus.smtp.engine, postbus.event.mime; print(postbus.smtp.engine.__file__, postbus.event.mime.__file__)"
-ROOMS = ("tests/smtp", "tests/event", "tests/fuzz")
+MODULES = ("smtp.engine", "event.mime", "bridge.intake", "bridge.lane", "bridge.spool.core", "sinks.turns", "telemetry.numbers")
+WHERE = f"import importlib; [print(importlib.import_module('postbus.' + name).__file__) for name in {MODULES}]"
+ROOMS = ("tests/smtp", "tests/event", "tests/fuzz", "tests/bridge", "tests/sinks/test_turns.py", "tests/sinks/test_budget.py")
 TIMEOUT_S = 400
+KILL_ROUNDS = 3
 
 
 @pytest.mark.slow
@@ -20,7 +24,44 @@ def test_compiled_rooms_pass_their_tests() -> None:
     """Every test of the compiled rooms passes on machine code: dialogs, the attack table at every split, properties, fuzz targets."""
     compiled = environment()
     files = subprocess.run([sys.executable, "-c", WHERE], env=compiled, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    assert [".so", ".so"] == [name[-3:] for name in files]
+    assert [".so"] * len(MODULES) == [name[-3:] for name in files]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *ROOMS]
     done = subprocess.run(command, env=compiled, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(TIMEOUT_S + 600)
+def test_nothing_compiled_waits_while_an_exception_is_handled() -> None:
+    """No ``await`` in ``except`` or ``finally``: mypyc leaves that exception with the thread, the context of every later one."""
+    package = compiled.tree()
+    sources = [file.with_name(f"{file.name.partition('.')[0]}.py") for file in (package / "postbus").rglob("*.so")]
+    assert len(sources) > len(MODULES)
+    assert [] == [f"{source.relative_to(package)}:{line}" for source in sources for line in waits_in_handlers(source.read_text())]
+
+
+def waits_in_handlers(source: str) -> list[int]:
+    """Return the lines of *source* that wait inside ``except`` or ``finally``."""
+    handlers: list[ast.stmt] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Try | ast.TryStar):
+            handlers += [*node.finalbody, *(statement for handler in node.handlers for statement in handler.body)]
+    waits = (ast.Await, ast.AsyncWith, ast.AsyncFor, ast.Yield, ast.YieldFrom)
+    return sorted({node.lineno for statement in handlers for node in ast.walk(statement) if isinstance(node, waits)})
+
+
+def test_waits_in_handlers_are_found() -> None:
+    """What the test above would say, of a source that has them and of one that has none."""
+    source = "async def f():\n try:\n  await g()\n except E:\n  {}\n finally:\n  {}\n"
+    assert ([5], [7], []) == tuple(
+        waits_in_handlers(source.format(*pair)) for pair in (("await g()", "g()"), ("g()", "await g()"), ("g()", "g()"))
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(TIMEOUT_S + 600)
+def test_compiled_program_loses_nothing_when_it_is_killed() -> None:
+    """Some rounds of kill -9 under load, as for the sources; the ledger's exit code is its verdict."""
+    command = [sys.executable, "-m", "tests.e2e.ledger", "--rounds", str(KILL_ROUNDS)]
+    done = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

@@ -173,8 +173,8 @@ def large_attachment() -> bytes:
     return multipart(b"Content-Type: a/b\r\nContent-Transfer-Encoding: base64\r\n\r\n" + base64.encodebytes(bytes(18 * MIB)))
 
 
-# Python 3.14 needs more memory for the same tree: there the worker's bound on memory comes before the one on parts.
-MANY_PARTS = "parser.died" if sys.version_info >= (3, 14) else "mime.parts"
+# The tree of so many parts is about as large as the worker's memory: which bound comes first depends on the interpreter and the build.
+EITHER = {"mime.parts", "parser.died"}
 
 HOSTILE: list[tuple[str, Callable[[], bytes], bool, set[str]]] = [
     ("20,000 nested multiparts", lambda: nested(20_000), False, {"mime.parts"}),
@@ -183,7 +183,7 @@ HOSTILE: list[tuple[str, Callable[[], bytes], bool, set[str]]] = [
     ("quadratic encoded words in the header", lambda: b"Subject: " + b"?=?=" * 60_000 + b"\r\n\r\nx", False, {"mime.encoded_words"}),
     ("quadratic encoded words in a part", encoded_words, False, {"mime.encoded_words"}),
     ("a million tiny parts", lambda: multipart(b"\r\n") + b"--b\r\n\r\n" * 1_000_000, True, set()),
-    ("a million tiny open parts", lambda: multipart()[:-7] + b"--b\r\n\r\n" * 1_000_000, False, {MANY_PARTS}),
+    ("a million tiny open parts", lambda: multipart()[:-7] + b"--b\r\n\r\n" * 1_000_000, False, EITHER),
     ("nested messages", nested_messages, False, {"parser.died"}),
     (
         "broken base64",
@@ -216,7 +216,9 @@ async def test_hostile_mail_harms_nobody(
         waits.append(perf_counter() - asked)
         await asyncio.sleep(0)
     found = await task
-    assert (readable, codes) == (found.readable, {defect.code for defect in found.defects} - {"charset.mismatch", "text.control"})
+    said = {defect.code for defect in found.defects} - {"charset.mismatch", "text.control"}
+    assert readable == found.readable
+    assert said in ([{code} for code in codes] if codes is EITHER else [codes])
     assert perf_counter() - began < 15
     assert sorted(waits)[len(waits) // 2] < 0.05
     assert psutil.Process().memory_info().rss - before < (64 * MIB if spilled else 64 * MIB + 2 * len(octets))
