@@ -13,20 +13,34 @@ from tests.compiled import ROOT, environment
 
 MODULES = ("smtp.engine", "event.mime", "bridge.intake", "bridge.lane", "bridge.spool.core", "sinks.turns", "telemetry.numbers")
 WHERE = f"import importlib; [print(importlib.import_module('postbus.' + name).__file__) for name in {MODULES}]"
-ROOMS = ("tests/smtp", "tests/event", "tests/fuzz", "tests/bridge", "tests/sinks/test_turns.py", "tests/sinks/test_budget.py")
+ROOMS = (
+    "tests/smtp",
+    "tests/event",
+    "tests/fuzz",
+    "tests/bridge",
+    "tests/sinks/test_turns.py",
+    "tests/sinks/test_budget.py",
+    "tests/telemetry",
+)
 TIMEOUT_S = 400
 KILL_ROUNDS = 3
+
+
+def compiled_surroundings() -> dict[str, str]:
+    """Return the environment in which programs are the compiled package; asserts that they are."""
+    found = environment()
+    files = subprocess.run([sys.executable, "-c", WHERE], env=found, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert [".so"] * len(MODULES) == [name[-3:] for name in files]
+    return found
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(TIMEOUT_S + 600)
 def test_compiled_rooms_pass_their_tests() -> None:
     """Every test of the compiled rooms passes on machine code: dialogs, the attack table at every split, properties, fuzz targets."""
-    compiled = environment()
-    files = subprocess.run([sys.executable, "-c", WHERE], env=compiled, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    assert [".so"] * len(MODULES) == [name[-3:] for name in files]
+    surroundings = compiled_surroundings()
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *ROOMS]
-    done = subprocess.run(command, env=compiled, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    done = subprocess.run(command, env=surroundings, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
@@ -63,5 +77,5 @@ def test_waits_in_handlers_are_found() -> None:
 def test_compiled_program_loses_nothing_when_it_is_killed() -> None:
     """Some rounds of kill -9 under load, as for the sources; the ledger's exit code is its verdict."""
     command = [sys.executable, "-m", "tests.e2e.ledger", "--rounds", str(KILL_ROUNDS)]
-    done = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    done = subprocess.run(command, env=compiled_surroundings(), cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

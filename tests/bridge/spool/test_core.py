@@ -215,9 +215,8 @@ async def test_few_marks_wait_for_company(spool: Spool, monkeypatch: pytest.Monk
     await commit(spool, "a")
     assert [(1, 0)] * 3 == written
     number = 0
-    while written[-1] == (1, 0):
+    while not any(marks for _, marks in written):
         await commit(spool, f"b{(number := number + 1)}")
-    assert written[-1] in {(1, 1), (0, 1)}
     spool.done(Delivery(held[1], 0))
     await asyncio.gather(spool.flush(), commit(spool, "c"))
     assert sum(marks for _, marks in written) == 2

@@ -457,6 +457,18 @@ def test_io_error_at_commit(database: Database, statement: str, marks: list[Mark
     assert [(1, 0)] == fresh(database)
 
 
+def test_mail_is_not_put_into_a_transaction_that_was_left_open(database: Database) -> None:
+    """A ROLLBACK that failed leaves one: what went in would not be durable when it returned."""
+    real = database._sql
+    database._connection = Broken(real, {"COMMIT": io_error(), "ROLLBACK": io_error()})  # type: ignore[assignment]
+    with pytest.raises(SpoolFailed):
+        database.apply([row(1)], [mark(9)])
+    with pytest.raises(SpoolFailed, match="left open"):
+        database.apply([row(2)], ())
+    database.reopen([1])
+    assert [] == fresh(database)
+
+
 def test_error_that_ended_the_transaction(database: Database) -> None:
     """Some errors roll back by themselves; then there is nothing to roll back."""
     real = database._sql

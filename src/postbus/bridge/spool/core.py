@@ -221,7 +221,7 @@ class Spool:
         if name is not None:
             self._files.remove((name,))
 
-    # --- marks: what became of deliveries. They return at once and ride with the next group.
+    # --- marks: what became of deliveries. They return at once, and are durable a moment later (groups.RIDE_MARKS).
 
     def done(self, delivery: Delivery) -> None:
         """The sink has the event, or nobody wants it any more. The message goes with its last open slot."""
@@ -297,7 +297,9 @@ class Spool:
 
     def _hand_over(self) -> None:
         self._scheduled = False
-        self._gathering = None
+        if self._gathering is not None:  # marks that have waited long enough come before its time
+            self._gathering.cancel()
+            self._gathering = None
         if self._state != "open":  # failed meanwhile: nobody waits for a reopening
             self._line.refuse_commits(SpoolFailed(self._reason))
             return

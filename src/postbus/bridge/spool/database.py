@@ -218,8 +218,11 @@ class Database:
 
     def _apply_rows(self, rows: Sequence[Row]) -> Applied:
         """Do a group of mail alone: the one statement is its own transaction, and gives the lock away three times, not nine."""
+        sql = self._sql
+        if sql.in_transaction:  # a ROLLBACK failed: what goes in now would be durable with its COMMIT only, which nobody will give
+            raise SpoolFailed("cannot commit: a transaction was left open")
         with database_faults("cannot commit"):
-            self._insert(self._sql, rows)
+            self._insert(sql, rows)
         self.newest = max(self.newest, rows[-1].seq)
         return Applied(0, 0, (), None)
 

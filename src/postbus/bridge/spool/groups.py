@@ -100,6 +100,11 @@ class Line:
         return bool(self.commits or self.removals or self._flushes) or self.overdue or len(self.marks) >= GROUP_MAX_MARKS
 
     @property
+    def _ripe(self) -> bool:
+        """The marks go with the next group, though it holds mail."""
+        return self.overdue or bool(self._flushes) or len(self.marks) >= RIDE_MARKS
+
+    @property
     def durable(self) -> bool:
         """Every mark posted so far is durable."""
         return self._durable == self._posted
@@ -127,7 +132,7 @@ class Line:
                 continue
             commits.append(commit)
             group.octets += len(commit.row.body or b"")
-        if commits and not (group.recount or group.removals or self._flushes or self.overdue) and len(marks) < RIDE_MARKS:
+        if commits and not (group.recount or group.removals or self._ripe):
             return group
         self.overdue = False
         if len(marks) <= GROUP_MAX_MARKS:

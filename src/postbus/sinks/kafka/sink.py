@@ -121,6 +121,8 @@ class KafkaSink:
                     held.waiters.append(waiter)
                     await waiter
         except TimeoutError as error:
+            if not patience.expired():
+                raise
             if held is None:
                 return self._failure(error, self._topic(event), alone=True)
             self._trouble = "the broker does not acknowledge"
@@ -166,7 +168,7 @@ class KafkaSink:
             return Retry(f"{self._budget.used_octets} octets are in flight already")
         found: Held | Outcome | None = None
         try:
-            patience.reschedule(deadline_s)
+            patience.reschedule(deadline_s)  # not before: the waits ahead of this one have answers of their own
             found = await self._sent(event, octets)
         finally:
             if not isinstance(found, Held):  # else it gives them back once it is settled
