@@ -273,8 +273,8 @@ class FileSettings(BaseModel):
         default="-",
         min_length=1,
         description=(
-            "File to append to; `-` is standard output. A file moved away is made anew; leave it alone for a second, since events may still "
-            "be on their way into it. It is locked: one sink of one process writes to it."
+            "File to append to; `-` is standard output. A file moved away is made anew; leave it alone for a second, since events may "
+            "still be on their way into it. It is locked: one sink of one process writes to it."
         ),
     )
     fsync: bool = Field(default=True, description="Acknowledge only what has reached the disk; no effect on standard output.")

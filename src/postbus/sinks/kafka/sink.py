@@ -107,8 +107,9 @@ class KafkaSink:
         """Publish *event* and wait for its acknowledgement, at most ``send_timeout_s``."""
         deadline_s = asyncio.get_running_loop().time() + self._settings.send_timeout_s
         held = self._held.get(event.id)
+        patience = asyncio.timeout(None)  # one timer for the client's two waits
         try:
-            async with asyncio.timeout(None) as patience:  # one timer for the client's two waits
+            async with patience:
                 if held is None:
                     found = await self._hand_over(event, deadline_s, patience)
                     if not isinstance(found, Held):
