@@ -128,9 +128,13 @@ FORMAT = 1
 
 
 def mail_to_bytes(mail: Mail) -> bytes:
-    """Return *mail* as compact JSON for the spool."""
+    """Return *mail* as compact JSON for the spool.
+
+    Not by orjson's own reading of dataclasses: it takes each attribute to be kept alive by its object, but a compiled one makes numbers
+    anew each time.
+    """
     try:
-        return orjson.dumps({"v": FORMAT, "mail": mail}, default=dict)
+        return orjson.dumps({"v": FORMAT, "mail": mail}, default=_plain, option=orjson.OPT_PASSTHROUGH_DATACLASS)
     except TypeError:
         # A lone surrogate: what the peer sent is kept as it came, in the escapes that orjson refuses.
         return json.dumps({"v": FORMAT, "mail": mail}, separators=(",", ":"), default=_plain).encode("ascii")

@@ -512,6 +512,14 @@ def spoil(database: Database, column: str, value: object, seq: int = 2) -> None:
         pytest.param("body", "text", id="body of another type"),
         pytest.param("deliveries", '[["out"]]', id="slots"),
         pytest.param("deliveries", '"out" is not JSON', id="slots that are no JSON"),
+        pytest.param("deliveries", '[["0", "out", true]]', id="slots of another type"),
+        pytest.param("deliveries", '"out"', id="slots that are no list"),
+        pytest.param("deliveries", '[[1, "out", true]]', id="a slot of nobody"),
+        pytest.param("mail", "text", id="record of another type"),
+        pytest.param("checksum", "text", id="checksum of another type"),
+        pytest.param("size_octets", "text", id="size of another type"),
+        pytest.param("size_octets", 7.5, id="size that is no whole number"),
+        pytest.param("file", b"f2", id="name of another type"),
     ],
 )
 def test_a_damaged_row_is_set_aside(database: Database, column: str, value: object) -> None:
@@ -525,7 +533,8 @@ def test_a_damaged_row_is_set_aside(database: Database, column: str, value: obje
     assert 1 == len(database.holes)
     database.close()
     database.open()
-    assert 1 == database.tally().damaged
+    tally = database.tally()
+    assert (3, 1, int) == (tally.messages, tally.damaged, type(tally.octets))
 
 
 def test_a_record_of_another_format(database: Database) -> None:
@@ -541,6 +550,53 @@ def test_a_damaged_retry(database: Database) -> None:
     spoil(database, "body", b"", seq=1)
     assert [(2, 0)] == due(database)
     assert [(2, 0)] == due(database)
+
+
+@pytest.mark.parametrize("value", ["text", 1.5, b"octets"], ids=["text", "no whole number", "octets"])
+@pytest.mark.parametrize("column", ["attempt", "due_ms", "at_ms", "number"])
+def test_a_retry_of_another_type(database: Database, column: str, value: object) -> None:
+    """A retry whose mark is not what was written is set aside with its message; the others come."""
+    database.apply([row(1), row(2)], [mark(1, RETRY), mark(2, RETRY)])
+    database._sql.execute(f"UPDATE mark SET {column} = ? WHERE message = 1", (value,))
+    assert [(2, 0)] == due(database)
+    assert [(2, 0)] == due(database)
+    assert fresh(database) == []
+
+
+def test_a_retry_of_a_slot_that_is_not_there(database: Database) -> None:
+    """Set aside, too."""
+    database.apply([row(1), row(2)], [mark(1, RETRY), mark(2, RETRY)])
+    database._sql.execute("UPDATE mark SET number = 7 WHERE message = 1")
+    assert [(2, 0)] == due(database)
+    assert "retry is damaged" in database.holes[0]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("attempt", "text"), ("why", b"octets"), ("at_ms", 1.5), ("event_id", b"octets"), ("number", "text")]
+)
+def test_a_dead_letter_of_another_type(database: Database, column: str, value: object) -> None:
+    """A dead letter whose mark is not what was written has no name to ask for; the others are listed, and dropped in time."""
+    database.apply([row(1), row(2)], [mark(1, DEAD, at_ms=1), mark(2, DEAD, at_ms=1)])
+    database._sql.execute(f"UPDATE mark SET {column} = ? WHERE message = 1", (value,))
+    assert ["e2-0"] == [letter.event_id for letter in database.dead_letters(10, place_of(""))]
+    assert [2] == [found.seq for found in database.expired(NOW_MS, 10)]
+    assert database.dead_mark("e1-0", "out") is None
+
+
+def test_a_dead_letter_of_a_slot_that_is_not_there(database: Database) -> None:
+    """It is listed with its name and reason, and says so when it is read."""
+    database.apply([row(1)], [mark(1, DEAD)])
+    database._sql.execute("UPDATE mark SET number = 7")
+    assert ["e1-0"] == [letter.event_id for letter in database.dead_letters(10, place_of(""))]
+    with pytest.raises(SpoolDamaged, match="dead letter is damaged"):
+        database.dead_letter("e1-0", "out")
+
+
+def test_a_time_of_another_type(database: Database) -> None:
+    """The age of the oldest message is unknown then."""
+    database.apply([row(1)], ())
+    spoil(database, "received_ms", "text", seq=1)
+    assert database.oldest_ms() is None
 
 
 def test_a_damaged_dead_letter(database: Database) -> None:

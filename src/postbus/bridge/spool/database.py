@@ -21,8 +21,8 @@ from zlib import crc32
 import orjson
 
 from postbus.bridge.spool.faults import SpoolDamaged, SpoolFailed, SpoolFault, SpoolFull, SpoolRefused, SpoolUnwritable
-from postbus.bridge.spool.records import DeadLetter, Delivery, Held, Mark, Numbers, Page, Slot, State
-from postbus.bridge.spool.tables import APPLICATION_ID, FORMAT, SCHEMA, SETUP, Place, Row, finished, letter_of
+from postbus.bridge.spool.records import DeadLetter, Delivery, Held, Mark, Numbers, Page, State
+from postbus.bridge.spool.tables import APPLICATION_ID, FORMAT, SCHEMA, SETUP, Place, Row, finished, letter_of, mark_in, slots_in
 from postbus.event.mail import mail_from_bytes
 
 ROWS_PER_STATEMENT = 64
@@ -214,7 +214,7 @@ class Database:
             self._dead = self._dead + after - before
         if rows:
             self.newest = max(self.newest, rows[-1].seq)
-        return Applied(messages, octets or 0, tuple(files.split(",")) if files else (), dict(self._dead) if recount else None)
+        return Applied(messages, int(octets or 0), tuple(files.split(",")) if files else (), dict(self._dead) if recount else None)
 
     def _apply_rows(self, rows: Sequence[Row]) -> Applied:
         """Do a group of mail alone: the one statement is its own transaction, and gives the lock away three times, not nine."""
@@ -249,9 +249,9 @@ class Database:
         query = f"SELECT seq FROM message WHERE seq {IN_LIST} AND slots = {done}"  # noqa: S608
         return [seq for (seq,) in sql.execute(query, (_list(candidates),))]
 
-    def _delete(self, sql: sqlite3.Connection, seqs: Sequence[int]) -> tuple[int, int, str | None]:
+    def _delete(self, sql: sqlite3.Connection, seqs: Sequence[int]) -> tuple[int, float | None, str | None]:
         which = (_list(seqs),)
-        totals: tuple[int, int, str | None] = sql.execute(
+        totals: tuple[int, float | None, str | None] = sql.execute(
             f"SELECT count(*), sum(size_octets), group_concat(file) FROM message WHERE seq {IN_LIST}",  # noqa: S608
             which,
         ).fetchone()
@@ -281,14 +281,16 @@ class Database:
             damaged = {seq for (seq,) in self._sql.execute("SELECT seq FROM damaged").fetchall()}
             for seq, size_octets, deliveries, file in self._walk("seq, size_octets, deliveries, file", 0, "1"):
                 tally.messages += 1
-                tally.octets += size_octets
+                tally.octets += size_octets if isinstance(size_octets, int) else 0
                 tally.newest = seq
-                if file:
+                if isinstance(file, str):
                     tally.files.add(file)
+                elif file is not None:  # so that no body is swept for want of its name
+                    self.holes.append(f"the name of the body's file of message {seq} is damaged")
                 if seq in damaged:  # held, but owed to nobody
                     continue
-                with suppress(orjson.JSONDecodeError, ValueError):  # found and told when the row is loaded
-                    tally.pending.update(sink for _, sink, _ in orjson.loads(deliveries))
+                with suppress(ValueError):  # found and told when the row is loaded
+                    tally.pending.update(slot.sink for slot in slots_in(deliveries))
             sound = "message NOT IN (SELECT seq FROM damaged)"
             decided = f"SELECT sink, count(*) FROM mark WHERE state != {State.RETRY} AND {sound} GROUP BY sink"  # noqa: S608
             tally.pending.subtract(dict(self._sql.execute(decided).fetchall()))
@@ -308,7 +310,7 @@ class Database:
         damage: list[tuple[int, str]] = []
         with database_faults("cannot read the backlog"):
             for row in self._walk(ROW, after, f"{SOUND} AND instr(deliveries, ?) AND {UNDECIDED}", f'"{sink}"'):
-                held = self._held(Row(*row), damage)
+                held = self._held(row, damage)
                 if held is not None:
                     decided = {number for (number,) in self._sql.execute("SELECT number FROM mark WHERE message = ?", (held.seq,))}
                     deliveries += [
@@ -339,16 +341,24 @@ class Database:
         )
         next_due_ms: int | None = None
         with database_faults("cannot read the retries"):
-            for seq, number, attempt, due_ms, at_ms in self._sql.execute(query, (sink, limit + 1)).fetchall():
+            for seq, *rest in self._sql.execute(query, (sink, limit + 1)).fetchall():
+                if not isinstance(seq, int):  # then it is no message's
+                    continue
+                if not all(isinstance(value, int) for value in rest):
+                    damage.append((seq, "the record of a retry is damaged"))
+                    continue
+                number, attempt, due_ms, at_ms = rest
                 if due_ms > by_ms or len(deliveries) >= limit or octets >= max_octets:
                     next_due_ms = due_ms
                     break
                 if seq not in held_by_seq:
                     row = self._sql.execute(f"SELECT {ROW} FROM message WHERE seq = ?", (seq,)).fetchone()  # noqa: S608
-                    held_by_seq[seq] = held = self._held(Row(*row), damage) if row else None
+                    held_by_seq[seq] = held = self._held(row, damage) if row else None
                     octets += held.size_octets if held is not None and held.octets is not None else 0
                 found = held_by_seq[seq]
-                if found is not None:
+                if found is not None and not 0 <= number < len(found.slots):
+                    damage.append((seq, "the record of a retry is damaged"))
+                elif found is not None:
                     deliveries.append(Delivery(found, number, attempt, at_ms))
         self._tell(damage, now_ms)
         return Page(tuple(deliveries), 0, next_due_ms is None, len(damage), next_due_ms)
@@ -360,7 +370,7 @@ class Database:
             query = f"SELECT seq, received_ms FROM message WHERE seq >= ? AND {alive} AND {SOUND} ORDER BY seq LIMIT 1"  # noqa: S608
             found = self._sql.execute(query, (self._oldest,)).fetchone()
         self._oldest = self.newest + 1 if found is None else found[0]
-        return None if found is None else int(found[1])
+        return None if found is None or not isinstance(found[1], int) else found[1]
 
     # --- dead letters
 
@@ -374,7 +384,7 @@ class Database:
         where = f"state = {State.DEAD} AND sink = ? AND event_id = ?"
         with database_faults("cannot read a dead letter"):
             found = self._sql.execute(f"SELECT * FROM mark WHERE {where}", (sink, event_id)).fetchone()  # noqa: S608
-        return None if found is None else Mark(*found)
+        return None if found is None else mark_in(found)
 
     def dead_letter(self, event_id: str, sink: str) -> tuple[DeadLetter, Delivery] | None:
         """Return one dead letter with its message, ``None`` if there is none of that name.
@@ -388,26 +398,29 @@ class Database:
         with database_faults("cannot read a dead letter"):
             row = self._sql.execute(f"SELECT {ROW} FROM message WHERE seq = ?", (mark.seq,)).fetchone()  # noqa: S608
         damage: list[tuple[int, str]] = []
-        held = self._held(Row(*row), damage)
-        if held is None:
-            raise SpoolDamaged(damage[0][1])
+        held = self._held(row, damage) if row else None
+        if held is None or not 0 <= mark.number < len(held.slots):
+            raise SpoolDamaged(damage[0][1] if damage else "the record of a dead letter is damaged")
         return letter_of(mark, held), Delivery(held, mark.number, mark.attempt)
 
     def expired(self, before_ms: int, limit: int) -> list[Mark]:
         """Return at most *limit* dead letters that were given up before *before_ms*, the oldest first."""
         where = f"state = {State.DEAD} AND at_ms < ? ORDER BY at_ms, message, number LIMIT ?"
         with database_faults("cannot read old dead letters"):
-            return [Mark(*row) for row in self._sql.execute(f"SELECT * FROM mark WHERE {where}", (before_ms, limit)).fetchall()]  # noqa: S608
+            found = self._sql.execute(f"SELECT * FROM mark WHERE {where}", (before_ms, limit)).fetchall()  # noqa: S608
+        return [mark for mark in map(mark_in, found) if mark is not None]
 
     def _letters(self, where: str, parameters: tuple[object, ...]) -> list[DeadLetter]:
         letters = []
         damage: list[tuple[int, str]] = []
         with database_faults("cannot list dead letters"):
             query = f"SELECT * FROM mark WHERE state = {State.DEAD} AND {where}"  # noqa: S608
-            for mark in [Mark(*row) for row in self._sql.execute(query, parameters).fetchall()]:
+            for mark in map(mark_in, self._sql.execute(query, parameters).fetchall()):
+                if mark is None:  # it has no name that anybody could ask for
+                    continue
                 columns = "seq, received_ms, size_octets, slots, deliveries, file, checksum, mail, NULL"
                 row = self._sql.execute(f"SELECT {columns} FROM message WHERE seq = ?", (mark.seq,)).fetchone()  # noqa: S608
-                held = self._held(Row(*row), damage, body=False)
+                held = self._held(row, damage, body=False) if row else None
                 letters.append(letter_of(mark, held))
         return letters
 
@@ -418,25 +431,31 @@ class Database:
 
     # --- rows and damage
 
-    def _held(self, row: Row, damage: list[tuple[int, str]], *, body: bool = True) -> Held | None:
-        """Return the message in *row*; if it is not what was written, add (seq, why) to *damage*."""
+    def _held(self, row: Sequence[Any], damage: list[tuple[int, str]], *, body: bool = True) -> Held | None:
+        """Return the message in *row*, as it was read; if it is not what was written, add (seq, why) to *damage*.
+
+        Damage can give every value any type, but for seq: the table's key is always a number.
+        """
+        seq, _, size_octets, _, deliveries, file, checksum, record, octets = row
         why = None
-        if crc32(row.mail) != row.checksum:
+        if not isinstance(record, bytes) or crc32(record) != checksum:
             why = "the record of the mail is damaged"
-        elif body and row.file is None and (not isinstance(row.body, bytes) or len(row.body) != row.size_octets):
+        elif not isinstance(size_octets, int) or not isinstance(file, str | None):
+            why = "the row is damaged"
+        elif body and not (octets is None if file else isinstance(octets, bytes) and len(octets) == size_octets):
             why = "the body is damaged"
         if why is None:
             try:
-                mail = mail_from_bytes(row.mail)
-                slots = tuple(Slot(*slot) for slot in orjson.loads(row.deliveries))
+                mail = mail_from_bytes(record)
+                slots = slots_in(deliveries, len(mail.recipients))
             except (ValueError, TypeError, KeyError) as error:
-                damage.append((row.seq, f"the record of the mail cannot be read: {error}"))
+                damage.append((seq, f"the record of the mail cannot be read: {error}"))
                 return None
-            if not body or row.body is None or sha256(row.body).hexdigest() == mail.sha256:
-                path = self._bodies / row.file if row.file else None
-                return Held(row.seq, mail, slots, size_octets=row.size_octets, octets=row.body, path=path)
+            if octets is None or sha256(octets).hexdigest() == mail.sha256:
+                path = self._bodies / file if file else None
+                return Held(seq, mail, slots, size_octets=size_octets, octets=octets, path=path)
             why = "the body is damaged"
-        damage.append((row.seq, why))
+        damage.append((seq, why))
         return None
 
     def _tell(self, damage: list[tuple[int, str]], now_ms: int) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import orjson
@@ -28,7 +28,10 @@ Place = tuple[int, int, int]
 CURSOR = re.compile(r"-?[0-9]{1,18}\.[0-9]{1,18}\.[0-9]{1,9}", re.ASCII)
 APPLICATION_ID = 0x70_6F_73_74
 PAGE_OCTETS = 16_384
+MARK_KINDS = (int, int, int, int, str, str, int, int, str, int)
+"""What the columns of a mark hold. SQLite does not see to it: damage can give a value any type."""
 INTEGER_MIN = -(1 << 63)
+INDEX_MAX = 1 << 31
 JOURNAL_MAX_OCTETS = 67_108_864
 """The write-ahead log is cut back to this after a checkpoint; it is usually 1,000 pages, 16 MiB."""
 SETUP = f"""
@@ -100,6 +103,32 @@ def obituaries(seq: int, mail: Mail, slots: tuple[Slot, ...], why: Sequence[str]
     )
 
 
+def slots_in(deliveries: object, recipients: int = INDEX_MAX) -> tuple[Slot, ...]:
+    """Return the slots in a row's *deliveries*, as it was read, of a mail with so many *recipients*.
+
+    Raises:
+        ValueError: they are not what was written.
+    """
+    found: object = orjson.loads(deliveries) if isinstance(deliveries, str) else None
+    slots: list[Slot] = []
+    for entry in found if isinstance(found, list) else [found]:
+        if not isinstance(entry, list) or len(entry) != 3:
+            raise ValueError("no delivery")
+        recipient, sink, required = entry
+        if type(recipient) is not int or not 0 <= recipient < recipients or not isinstance(sink, str) or not isinstance(required, bool):
+            raise ValueError("no delivery")
+        slots.append(Slot(recipient, sink, required))
+    return tuple(slots)
+
+
+def mark_in(values: Sequence[Any]) -> Mark | None:
+    """Return the mark in a row of the mark table, as it was read; ``None``: it is not what was written."""
+    if not all(isinstance(value, kind) for value, kind in zip(values, MARK_KINDS, strict=True)) or values[3] not in set(State):
+        return None
+    seq, number, slots, state, *rest = values
+    return Mark(seq, number, slots, State(state), *rest)
+
+
 def storable(values: tuple[object, ...]) -> bool:
     """Return whether SQLite can hold all of *values*: text needs an encoding, a number 64 bits."""
     for value in values:
@@ -143,7 +172,7 @@ def place_of(cursor: str) -> Place:
 def letter_of(mark: Mark, held: Held | None) -> DeadLetter:
     """Return the dead letter that *mark* stands for; *held* is ``None`` when its message is damaged."""
     cursor = f"{mark.at_ms}.{mark.seq}.{mark.number}"
-    if held is None:  # its message is damaged: the name and the reason are what is left
+    if held is None or not 0 <= mark.number < len(held.slots):  # damaged: the name and the reason are what is left
         return DeadLetter(mark.event_id, mark.sink, mark.why, mark.at_ms, 0, mark.attempt, "", "", "", "", 0, cursor)
     mail = held.mail
     recipient = mail.recipients[held.slots[mark.number].recipient]
