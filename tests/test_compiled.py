@@ -75,7 +75,7 @@ def test_waits_in_handlers_are_found() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(TIMEOUT_S + 600)
 def test_compiled_program_loses_nothing_when_it_is_killed() -> None:
-    """Some rounds of kill -9 under load, as for the sources; the ledger's exit code is its verdict. Memory that was given back is spoilt."""
+    """Some rounds of kill -9 under load, as for the sources; the ledger's exit code is the verdict. Memory given back is spoilt."""
     command = [sys.executable, "-m", "tests.e2e.ledger", "--rounds", str(KILL_ROUNDS)]
     done = subprocess.run(
         command,
