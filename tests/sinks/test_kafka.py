@@ -20,6 +20,7 @@ from postbus.sinks import Outcome, Rejected, Retry, Sent
 from postbus.sinks.kafka import KafkaSink, make
 from postbus.sinks.kafka.connection import Topic
 from postbus.sinks.kafka.outcomes import MEANINGS, meaning_of, outcome_of
+from postbus.sinks.kafka.sink import Held
 from postbus.sinks.settings import KafkaSettings, SecretMissingError
 from tests.brokers import PASSWORD, USER, Kafka
 from tests.sinks.samples import raw_sample, sample
@@ -450,6 +451,19 @@ async def test_a_cancelled_send_leaves_the_sink_well(kafka: Kafka) -> None:
         await sink.send(sample())
         assert not sink._held
         assert sink._budget.used_octets == 0
+
+
+async def test_an_acknowledgement_in_the_turn_of_the_deadline_counts() -> None:
+    """Told to come again, the event would be on the topic twice for no reason."""
+    settings = KafkaSettings.model_validate({"kind": "kafka", "bootstrap": ["127.0.0.1:1"], "topic": "t", **QUICK})
+    sink, event = make("bus", settings.model_copy(update={"send_timeout_s": 0.0})), sample()
+    loop = asyncio.get_running_loop()
+    held = sink._held[event.id] = Held(loop.create_future(), 0.0, "t", 1, alone=False)
+    sending = asyncio.create_task(sink.send(event))
+    loop.call_soon(held.future.set_result, None)  # behind the first step of the send, ahead of its deadline's
+    assert await sending == Sent("t/?/?")
+    held.future = loop.create_future()
+    assert await sink.send(event) == Retry("no acknowledgement within 0 s; the record may still arrive")
 
 
 # --- exceptions

@@ -126,8 +126,9 @@ class KafkaSink:
                 raise
             if held is None:
                 return self._failure(error, self._topic(event), alone=True)
-            self._trouble = "the broker does not acknowledge"
-            return Retry(f"no acknowledgement within {self._settings.send_timeout_s:g} s; the record may still arrive")
+            if not held.future.done():  # else both came in one turn of the loop: sent again, it would be on the topic twice
+                self._trouble = "the broker does not acknowledge"
+                return Retry(f"no acknowledgement within {self._settings.send_timeout_s:g} s; the record may still arrive")
         return self._settled(held)
 
     async def stop(self, timeout_s: float) -> None:
@@ -152,8 +153,8 @@ class KafkaSink:
 
     async def _hand_over(self, event: Event, deadline_s: float, patience: asyncio.Timeout) -> Held | Outcome:
         """Give *event* to the client; the record is held from then on, unless the client refuses it at once."""
-        if not self._attempted.is_set():
-            await self._first_attempt(deadline_s)
+        if not self._attempted.is_set():  # mail that comes with the start is not refused for a race
+            await _within(deadline_s, self._attempted.wait())
         place = self._turns.enter(event.partitionkey)
         try:
             if place.waits and not await _within(deadline_s, place.reached()):
@@ -193,10 +194,6 @@ class KafkaSink:
 
     def _topic(self, event: Event) -> str:
         return self._settings.topics.get(event.route, self._settings.topic)
-
-    async def _first_attempt(self, deadline_s: float) -> None:
-        """Wait for the first attempt to connect: mail that comes with the start is not refused for a race."""
-        await _within(deadline_s, self._attempted.wait())
 
     def _settled(self, held: Held) -> Outcome:
         """Return the fate of a record that is known, and do what it calls for."""
