@@ -7,8 +7,9 @@ replay renders the same bytes again.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any, Literal
 
 import orjson
@@ -141,7 +142,11 @@ def mail_to_bytes(mail: Mail) -> bytes:
 
 
 def _plain(record: Any) -> dict[str, Any]:
-    return {each.name: getattr(record, each.name) for each in fields(record)} if is_dataclass(record) else dict(record)
+    known = _READ.get(type(record))
+    if known is None:
+        return dict(record)
+    names, values = known
+    return dict(zip(names, values(record), strict=True))
 
 
 def mail_from_bytes(octets: bytes) -> Mail:
@@ -186,6 +191,13 @@ def _recipient(tree: dict[str, Any]) -> Recipient:
 def _known(tree: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
     return tree.copy() if tree.keys() <= names else {name: value for name, value in tree.items() if name in names}
 
+
+_READ: dict[type, tuple[tuple[str, ...], Callable[[Any], Any]]] = {
+    record: (names, attrgetter(*names))
+    for record in (Mail, Client, Recipient, Tls, Auth)
+    for names in (tuple(each.name for each in fields(record)),)
+}
+"""Of each class the names of its fields, and what reads them all at once: once for every mail, so not by ``asdict``."""
 
 _MAIL_FIELDS, _CLIENT_FIELDS, _RECIPIENT_FIELDS, _TLS_FIELDS, _AUTH_FIELDS = (
     frozenset(each.name for each in fields(record)) for record in (Mail, Client, Recipient, Tls, Auth)
