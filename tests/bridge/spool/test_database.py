@@ -581,6 +581,7 @@ def test_a_dead_letter_of_another_type(database: Database, column: str, value: o
     assert ["e2-0"] == [letter.event_id for letter in database.dead_letters(10, place_of(""))]
     assert [2] == [found.seq for found in database.expired(NOW_MS, 10)]
     assert database.dead_mark("e1-0", "out") is None
+    assert ["the record of a dead letter is damaged; its message is kept"] == database.holes
 
 
 def test_a_dead_letter_of_a_slot_that_is_not_there(database: Database) -> None:

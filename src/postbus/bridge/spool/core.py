@@ -102,7 +102,8 @@ class Spool:
         if tally is None:
             await self._writer.stop()
             self._files.stop()
-            raise trouble or SpoolFailed("nothing was read")
+            assert trouble is not None, "nothing but an exception leaves no tally"
+            raise trouble
         self.numbers = numbers = tally.numbers()
         # Past what was used and past the clock: a number is not used twice even when the spool was empty meanwhile.
         self._next_seq = max(tally.newest + 1, now_ms * 1000)
@@ -449,7 +450,9 @@ class Spool:
         """Return at most *limit* dead letters, the oldest first, behind the cursor *after*. ``ValueError``: that is no cursor."""
         place = place_of(after)
         await self.flush()
-        return await self._writer.run(lambda: self._database.dead_letters(limit, place))
+        letters = await self._writer.run(lambda: self._database.dead_letters(limit, place))
+        self._tell_holes()
+        return letters
 
     async def dead_letter(self, event_id: str, sink: str) -> tuple[DeadLetter, Delivery] | None:
         """Return one dead letter and its delivery (for rendering), ``None`` if there is none of that name."""

@@ -286,7 +286,7 @@ class Database:
                 if isinstance(file, str):
                     tally.files.add(file)
                 elif file is not None:  # so that no body is swept for want of its name
-                    self.holes.append(f"the name of the body's file of message {seq} is damaged")
+                    self._hole(f"the name of the body's file of message {seq} is damaged")
                 if seq in damaged:  # held, but owed to nobody
                     continue
                 with suppress(ValueError):  # found and told when the row is loaded
@@ -342,7 +342,8 @@ class Database:
         next_due_ms: int | None = None
         with database_faults("cannot read the retries"):
             for seq, *rest in self._sql.execute(query, (sink, limit + 1)).fetchall():
-                if not isinstance(seq, int):  # then it is no message's
+                if not isinstance(seq, int):
+                    self._hole(f"a retry to {sink} is of no message")
                     continue
                 if not all(isinstance(value, int) for value in rest):
                     damage.append((seq, "the record of a retry is damaged"))
@@ -417,6 +418,7 @@ class Database:
             query = f"SELECT * FROM mark WHERE state = {State.DEAD} AND {where}"  # noqa: S608
             for mark in map(mark_in, self._sql.execute(query, parameters).fetchall()):
                 if mark is None:  # it has no name that anybody could ask for
+                    self._hole("the record of a dead letter is damaged; its message is kept")
                     continue
                 columns = "seq, received_ms, size_octets, slots, deliveries, file, checksum, mail, NULL"
                 row = self._sql.execute(f"SELECT {columns} FROM message WHERE seq = ?", (mark.seq,)).fetchone()  # noqa: S608
@@ -463,6 +465,11 @@ class Database:
             self.set_aside(seq, why, now_ms)
             self.holes.append(why)
 
+    def _hole(self, hole: str) -> None:
+        """Add *hole* to what is told, once, however often it is met."""
+        if hole not in self.holes:
+            self.holes.append(hole)
+
     def _walk(self, columns: str, after: int, where: str, *parameters: object) -> Iterator[Any]:
         """Yield rows of the message table in order; step over stretches that cannot be read, and tell of them in ``holes``."""
         query = f"SELECT {columns} FROM message WHERE seq > ? AND {where} ORDER BY seq"  # noqa: S608
@@ -477,9 +484,7 @@ class Database:
                 if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_CORRUPT:
                     raise
                 start = self._behind(after)
-                hole = f"messages after {after} up to {start} cannot be read"
-                if hole not in self.holes:
-                    self.holes.append(hole)
+                self._hole(f"messages after {after} up to {start} cannot be read")
                 if start is None:
                     return
                 after = start
