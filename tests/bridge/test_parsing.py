@@ -173,17 +173,24 @@ def large_attachment() -> bytes:
     return multipart(b"Content-Type: a/b\r\nContent-Transfer-Encoding: base64\r\n\r\n" + base64.encodebytes(bytes(18 * MIB)))
 
 
-# The tree of so many parts is about as large as the worker's memory: which bound comes first depends on the interpreter and the build.
-EITHER = {"mime.parts", "parser.died"}
+# The tree of so many parts is about as large as the worker's memory. Python 3.14 needs more for it, so that bound comes first; compiled
+# code takes a little room too, so either may.
+MANY_PARTS = (
+    ({"mime.parts"}, {"parser.died"})
+    if mime.__file__.endswith(".so")
+    else ({"parser.died"},)
+    if sys.version_info >= (3, 14)
+    else ({"mime.parts"},)
+)
 
-HOSTILE: list[tuple[str, Callable[[], bytes], bool, set[str]]] = [
+HOSTILE: list[tuple[str, Callable[[], bytes], bool, set[str] | tuple[set[str], ...]]] = [
     ("20,000 nested multiparts", lambda: nested(20_000), False, {"mime.parts"}),
     ("900 nested multiparts", lambda: nested(900), False, {"mime.malformed"}),
     ("100,000 nested multiparts in base64", hostile_base64, False, {"parser.died"}),
     ("quadratic encoded words in the header", lambda: b"Subject: " + b"?=?=" * 60_000 + b"\r\n\r\nx", False, {"mime.encoded_words"}),
     ("quadratic encoded words in a part", encoded_words, False, {"mime.encoded_words"}),
     ("a million tiny parts", lambda: multipart(b"\r\n") + b"--b\r\n\r\n" * 1_000_000, True, set()),
-    ("a million tiny open parts", lambda: multipart()[:-7] + b"--b\r\n\r\n" * 1_000_000, False, EITHER),
+    ("a million tiny open parts", lambda: multipart()[:-7] + b"--b\r\n\r\n" * 1_000_000, False, MANY_PARTS),
     ("nested messages", nested_messages, False, {"parser.died"}),
     (
         "broken base64",
@@ -200,7 +207,7 @@ HOSTILE: list[tuple[str, Callable[[], bytes], bool, set[str]]] = [
 @pytest.mark.parametrize("spilled", [False, True], ids=["memory", "file"])
 @pytest.mark.parametrize(("make", "readable", "codes"), [pytest.param(*row, id=name) for name, *row in HOSTILE])
 async def test_hostile_mail_harms_nobody(
-    parser: Parser, tmp_path: Path, make: Callable[[], bytes], readable: bool, codes: set[str], spilled: bool
+    parser: Parser, tmp_path: Path, make: Callable[[], bytes], readable: bool, codes: set[str] | tuple[set[str], ...], spilled: bool
 ) -> None:
     """A verdict within seconds, bounded memory, this process alive, and plain mail parsed meanwhile without delay."""
     octets = make()
@@ -218,7 +225,7 @@ async def test_hostile_mail_harms_nobody(
     found = await task
     said = {defect.code for defect in found.defects} - {"charset.mismatch", "text.control"}
     assert readable == found.readable
-    assert said in ([{code} for code in codes] if codes is EITHER else [codes])
+    assert said in (codes if isinstance(codes, tuple) else (codes,))
     assert perf_counter() - began < 15
     assert sorted(waits)[len(waits) // 2] < 0.05
     assert psutil.Process().memory_info().rss - before < (64 * MIB if spilled else 64 * MIB + 2 * len(octets))

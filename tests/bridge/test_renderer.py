@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -71,16 +72,19 @@ async def test_large_mail_is_rendered_in_a_thread(monkeypatch: pytest.MonkeyPatc
     """Nobody waits for it but its recipient; small mail is not worth the way."""
     large = b"x" * (renderer.RENDERED_HERE_MAX_OCTETS + 1)
     real = asyncio.to_thread
-    sent_off: list[int] = []
+    sent_off: list[tuple[int, bool]] = []
 
     async def noting(job: Callable[..., Event], record: Mail, *rest: Any, **keys: Any) -> Event:
-        sent_off.append(record.size_octets)
-        return await real(job, record, *rest, **keys)
+        def there() -> Event:
+            sent_off.append((record.size_octets, threading.current_thread() is threading.main_thread()))
+            return job(record, *rest, **keys)
+
+        return await real(there)
 
     monkeypatch.setattr(asyncio, "to_thread", noting)
     for content in (CONTENT, large):
         await Renderer(FakeParser()).open(mail("m", content, recipient("a")), content).event(0, as_octets=False)
-    assert [len(large)] == sent_off
+    assert [(len(large), False)] == sent_off
 
 
 async def test_a_file_is_read_only_when_an_event_carries_it(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import pytest
 from postbus.event.cloudevents import structured
 from postbus.sinks import Rejected, Retry, Sent
 from postbus.sinks import file as file_module
-from postbus.sinks.file import LOOK_S, FileSink, LogFile, end_of_last_line, make
+from postbus.sinks.file import FileSink, LogFile, end_of_last_line, make
 from postbus.sinks.settings import FileSettings
 from tests.sinks.samples import sample
 
@@ -113,15 +113,31 @@ async def test_without_fsync_nothing_is_synced(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("move", [pytest.param(Path.rename, id="rotated"), pytest.param(lambda path, _: path.unlink(), id="deleted")])
-async def test_a_file_that_was_moved_is_made_anew(tmp_path: Path, move: Callable[[Path, Path], object]) -> None:
-    """Rotation needs no signal: an event that comes a moment later finds the path empty."""
+async def test_a_file_that_was_moved_is_made_anew(
+    tmp_path: Path, move: Callable[[Path, Path], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rotation needs no signal: what comes when the path is looked at again finds it empty."""
+    monkeypatch.setattr(file_module, "LOOK_S", 0.0)
     path, event = tmp_path / "events.jsonl", sample()
     async with writing(path) as sink:
         await sink.send(sample())
         move(path, tmp_path / "events.1")
-        await asyncio.sleep(LOOK_S)  # the look's own clock, from the look before the first event
         await sink.send(event)
     assert path.read_bytes() == structured(event) + b"\n"
+
+
+async def test_the_path_is_not_looked_at_for_every_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until it is time to look again, events go to the file that is open, wherever it is now; none is lost."""
+    monkeypatch.setattr(file_module, "LOOK_S", 3600.0)
+    path, moved = tmp_path / "events.jsonl", tmp_path / "events.1"
+    events = [sample() for _ in range(3)]
+    async with writing(path) as sink:
+        for event in events[:2]:  # the first opens the file, the second is preceded by a look
+            assert await sink.send(event) == Sent()
+        path.rename(moved)
+        assert await sink.send(events[2]) == Sent()
+    assert moved.read_bytes().splitlines() == [structured(event) for event in events]
+    assert not path.exists()
 
 
 async def test_a_file_that_was_cut_gets_no_hole_when_a_write_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
