@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import tracemalloc
 from base64 import b64encode
@@ -813,7 +814,7 @@ def test_counts_return_to_zero_however_sessions_end(ends: list[Callable[[Wire], 
         runner.run(scenario())
 
 
-@pytest.mark.parametrize("how", ["no handshake", "garbage", "vanishes", "closes"])
+@pytest.mark.parametrize("how", ["no handshake", "garbage", "vanishes", "closes", "closes before it began"])
 def test_a_handshake_that_fails_gives_its_place_back(how: str, run: Run) -> None:
     """On an implicit TLS listener the place is taken before the handshake."""
 
@@ -822,21 +823,46 @@ def test_a_handshake_that_fails_gives_its_place_back(how: str, run: Run) -> None
         async with listening(Box(), said, tls_context=server_context()) as listener:
             host, _, port = listener.addresses[0].rpartition(":")
             with socket.create_connection((host, int(port))) as peer:
+                if how == "closes before it began":
+                    while not counted(listener):
+                        await asyncio.sleep(0)  # the next turn, at whose beginning the handshake has not had its first step
                 await until(lambda: counted(listener) == 1)
                 if how == "garbage":
                     peer.sendall(b"EHLO x\r\n" * 10)
                 elif how == "vanishes":
                     peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
                     peer.close()
-                elif how == "closes":
+                elif how.startswith("closes"):
                     await listener.close()
+                    await until(lambda: hung_up(peer))
                 await until(lambda: counted(listener) == 0)
-            if how != "closes":
+            if not how.startswith("closes"):
                 reader, writer = await asyncio.open_connection(host, int(port), ssl=client_context(), server_hostname="localhost")
                 assert (await reader.readline()).startswith(b"220")
                 writer.transport.abort()
 
     run(scenario())
+
+
+def test_a_listener_that_closes_at_once_keeps_no_socket(run: Run) -> None:
+    """Nor does what it would have accepted from it have had its first step."""
+
+    async def scenario() -> None:
+        said = settings(tls=TlsSettings.model_construct(mode="implicit"))
+        listener = Listener(Box(), said, tls_context=server_context())
+        await listener.start()
+        (bound,) = listener.sockets
+        await listener.close()
+        assert bound.fileno() == -1
+
+    run(scenario())
+
+
+def hung_up(peer: socket.socket) -> bool:
+    """Return whether the other side of *peer* has closed."""
+    poll = select.poll()
+    poll.register(peer, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def test_a_thousand_refusals_leave_nothing(run: Run) -> None:

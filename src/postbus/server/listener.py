@@ -11,6 +11,7 @@ import ssl
 import stat
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,8 @@ class Listener:
         self._path: Path | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._accepts_from: socket.socket | None = None
-        self._handshakes: set[asyncio.Task[None]] = set()
+        self._handshakes: dict[asyncio.Task[None], Callable[[], None] | None] = {}
+        """Each with what is to be done for it if it ends before it began, as one that is cancelled before its first step does."""
         self._watches: list[Callable[[], None]] = []
 
     @property
@@ -207,6 +209,8 @@ class Listener:
             self._watches.pop()()
         accepting, self._accepting = self._accepting, None
         await asyncio.gather(*([accepting] if accepting is not None else []), *self._handshakes, return_exceptions=True)
+        if self._accepts_from is not None:  # by whom accepted from it, unless that had not begun
+            self._accepts_from.close()
         server, self._server = self._server, None
         if server is not None:
             await server.wait_closed()
@@ -401,13 +405,26 @@ class Listener:
                     peer.close()  # a 421 would have to be said inside TLS
                     continue
                 task = loop.create_task(self._shake_hands(loop, peer, client))
-                self._handshakes.add(task)
-                task.add_done_callback(self._handshakes.discard)
+                self._handshakes[task] = partial(self._give_back, peer, client)
+                task.add_done_callback(self._shaken)
+
+    def _shaken(self, task: asyncio.Task[None]) -> None:
+        give_back = self._handshakes.pop(task)
+        if give_back is not None:
+            give_back()
+
+    def _give_back(self, peer: socket.socket, client: Client | None) -> None:
+        """Let *peer* go, and its place in the counts of *client*."""
+        peer.close()
+        if client is not None and self.roster is not None:
+            self.roster.part(client)
 
     async def _shake_hands(self, loop: asyncio.AbstractEventLoop, peer: socket.socket, client: Client | None) -> None:
         """Begin TLS with *peer*, counted for *client*, behind its PROXY header if there is one; then tell the protocol."""
-        roster = self.roster
+        roster, task = self.roster, asyncio.current_task()
         assert roster is not None
+        assert task is not None
+        self._handshakes[task] = None  # from here on both are ours
         who: Any = ""
         server: SMTP | None = None
         try:
