@@ -355,12 +355,20 @@ class Postbus:
         return self.events(name)
 
     def wait_delivered(self, timeout_s: float = WAIT_TIMEOUT_S) -> None:
-        """Return once the spool is empty: everything accepted is with its sinks or a dead letter."""
-        wait_until(
-            lambda: all(not sink.get("owed") for sink in self.status()["sinks"].values()),
-            lambda: f"deliveries are owed: {self.status()['sinks']}\n{self.log.tail()}",
-            timeout_s,
-        )
+        """Return once the spool is empty: everything accepted is with its sinks or a dead letter.
+
+        Fail when no fewer are owed after *timeout_s*.
+        """
+        fewest, since = self._owed(), time.monotonic()
+        while fewest:
+            time.sleep(POLL_S)
+            if (owed := self._owed()) < fewest:
+                fewest, since = owed, time.monotonic()
+            elif time.monotonic() > since + timeout_s:
+                pytest.fail(f"{fewest} deliveries are owed, no fewer after {timeout_s:g} s: {self.status()['sinks']}\n{self.log.tail()}")
+
+    def _owed(self) -> int:
+        return sum(sink.get("owed") or 0 for sink in self.status()["sinks"].values())
 
     def rss_octets(self) -> int:
         """Return the resident memory of the process and its children, shared pages counted in each."""
