@@ -5,13 +5,14 @@ from __future__ import annotations
 import email
 import email.policy
 from hashlib import sha256
+from typing import Literal
 
 import fast_mail_parser
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from postbus.event import mime
+from postbus.event import charsets, mime
 from postbus.event.mime import DEFECTS, Verdict, guard, parse
 from postbus.event.parsed import Attachment, Defect, Text, unreadable
 from tests.event.samples import PLAIN, corpus, multipart, nested, wire
@@ -294,6 +295,60 @@ def test_any_lines_are_taken_apart(lines: list[bytes]) -> None:
     for attachment in found.attachments:
         assert attachment.content is not None
         assert sha256(attachment.content).hexdigest() == attachment.sha256
+
+
+_any_text = st.sampled_from(
+    [
+        b"Subject: a",
+        b"X-Y : b",
+        b"Content-ID: <c>",
+        b" fold",
+        b"\tContent-Type: x/y",
+        b"MIME-Version: 1.0",
+        b"",
+        b"--b",
+        b"=E9=",
+        b"aGVsbG8",
+        b"no field",
+        b"\xff\x00",
+        b"X: =?utf-8?q?=E9?=",
+        b"X: \x01",
+    ]
+)
+
+
+@settings(max_examples=1000)
+@given(st.lists(_any_text, max_size=10), st.sampled_from([b"\r\n", b"\n"]), st.binary(max_size=8))
+def test_what_says_nothing_of_its_structure_is_what_the_native_parser_reads(lines: list[bytes], end_of_line: bytes, rest: bytes) -> None:
+    """It is one text, and is taken apart without that parser."""
+    octets = end_of_line.join(lines) + rest
+    found = parse(octets)
+    try:
+        root = fast_mail_parser.parse_email_tree(octets, mode="lazy")
+    except fast_mail_parser.ParseError:
+        assert not found.readable
+        return
+    assert root.encoded_size is not None
+    whole = charsets.scrub_body(charsets.decode(root.content or b"", None).text.removeprefix("\ufeff"))
+    assert found.text is not None
+    assert whole == found.text.text
+    assert not found.attachments
+
+
+def test_most_mail_of_programs_needs_no_native_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing says that it has parts; one word of it, and the parser is asked."""
+    asked = []
+
+    def parser(octets: bytes, *, mode: Literal["lazy"]) -> fast_mail_parser.PyLazyMimePart:
+        asked.append(octets)
+        return fast_mail_parser.parse_email_tree(octets, mode=mode)
+
+    monkeypatch.setattr(mime, "parse_email_tree", parser)
+    parse(b"Subject: x\r\n\r\ntext\r\n")
+    assert [] == asked
+    for line in (b"Content-Type: text/plain", b"Content-Transfer-Encoding: 8bit", b"content-disposition:", b"no field", b"X: \x01"):
+        parse(line + b"\r\n\r\ntext\r\n")
+    assert 5 == len(asked)
 
 
 def test_the_standard_library_finds_the_same_leaves() -> None:

@@ -43,12 +43,14 @@ class Fields(NamedTuple):
         loose: the value of each before encoded words are decoded, unfolded and trimmed: what has structure is read from it.
         defects: what was wrong.
         truncated: a value was cut at FIELD_MAX_OCTETS.
+        regular: fields and nothing else, in ASCII without controls, lines ended by CRLF: there is one way to read them.
     """
 
     headers: list[Header]
     loose: list[str]
     defects: list[Defect]
     truncated: bool
+    regular: bool = False
 
 
 def block_end(octets: bytes) -> int:
@@ -104,7 +106,8 @@ def _read_plain(block: bytes) -> Fields:
     strays = text.count("\r\n") - len(found) if text != "\r\n" else 0
     defects = [Defect("header.malformed", None, "line without a field name")] * strays
     values = [value.rstrip(" \t") for _, value in found]
-    return Fields([Header(name, value) for (name, _), value in zip(found, values, strict=True)], values, defects, truncated=False)
+    read = [Header(name, value) for (name, _), value in zip(found, values, strict=True)]
+    return Fields(read, values, defects, truncated=False, regular=bool(read) and not strays)
 
 
 def _split(line: bytes) -> tuple[str, bytes, bool]:

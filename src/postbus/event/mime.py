@@ -141,7 +141,7 @@ def parse(octets: bytes, *, inline_max_octets: int = INLINE_MAX_OCTETS) -> Parse
     if len(fields.headers) > headers.FIELDS_MAX:
         return unreadable(Defect("header.block_too_large", None, "over 1,000 fields"))
     try:
-        return _assembled(fields, _Parts(inline_max_octets), parse_email_tree(octets, mode="lazy"))
+        return _assembled(fields, _Parts(inline_max_octets), octets)
     except DecodeError:
         return _parse_leniently(octets, fields, inline_max_octets)
     except ParseError:
@@ -162,8 +162,7 @@ def _parse_leniently(octets: bytes, fields: headers.Fields, inline_max_octets: i
     if _DISGUISED.search(octets):
         return unreadable(Defect("part.undecodable", None, "transfer encoding"))
     try:
-        root = parse_email_tree(_ENCODING_NAME.sub(_disguise, octets), mode="lazy")
-        return _assembled(fields, _LenientParts(inline_max_octets), root)
+        return _assembled(fields, _LenientParts(inline_max_octets), _ENCODING_NAME.sub(_disguise, octets))
     except ParseError:
         return unreadable(Defect("mime.malformed", None, "no structure found"))
 
@@ -191,13 +190,20 @@ class _BoundExceededError(Exception):
         self.defect = Defect(code, None, detail)
 
 
-def _assembled(fields: headers.Fields, parts: _Parts, root: PyLazyMimePart) -> Parsed:
-    """Return the parse of a message whose structure is known."""
+def _assembled(fields: headers.Fields, parts: _Parts, octets: bytes) -> Parsed:
+    """Return the parse of *octets*, whose header block has *fields*.
+
+    Most mail that programs write says nothing of its structure, and needs no parser to find it: it is one text (RFC 2045 s5.2).
+    """
     defects = list(fields.defects)
     first = facts.positions(fields, defects)
     found, cut = facts.read(fields, first, defects)
+    own = {name: fields.loose[first[name]] for name in _STRUCTURAL if name in first}
     try:
-        parts.gather(root, {name: fields.loose[first[name]] for name in _STRUCTURAL if name in first})
+        if fields.regular and not own:
+            parts.take_text(octets[headers.block_end(octets) :].removeprefix(b"\r\n"))
+        else:
+            parts.gather(parse_email_tree(octets, mode="lazy"), own)
     except _BoundExceededError as exc:
         return unreadable(exc.defect)
     truncated = ["headers"] if fields.truncated else []
@@ -230,6 +236,11 @@ class _Parts:
         self.attachments: list[Attachment] = []
         self.defects: list[Defect] = []
         self.seen = 0
+
+    def take_text(self, octets: bytes) -> None:
+        """The message is one text of *octets*."""
+        self.seen = 1
+        self.text = self._body(octets, None, "1")
 
     def gather(self, root: PyLazyMimePart, own: Mapping[str, str]) -> None:
         """Go through the tree without recursion. *own* are the message's structural fields, by lower-case name.
