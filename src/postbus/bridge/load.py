@@ -34,7 +34,7 @@ _FILES = {"": ("sys/fs/cgroup", "memory.max"), "memory": ("sys/fs/cgroup/memory"
 
 
 def resident_octets(root: Path = Path("/")) -> int | None:
-    """Return the resident memory of the process and of its children, who parse mail; None where the system does not tell.
+    """Return the resident memory of the process and of its children, who parse mail or write files; None where the system does not tell.
 
     They live in one control group, so its limit is one for all. What they share is counted in each.
     """

@@ -1,16 +1,16 @@
-"""The file sink: lines that are whole, on disk when they are acknowledged, and never a blocked loop."""
+"""The file sink: lines that are whole, written when they are acknowledged, and never a blocked loop."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import fcntl
 import os
 import select
+import signal
 import stat
+import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,8 +20,8 @@ import pytest
 
 from postbus.event.cloudevents import structured
 from postbus.sinks import Rejected, Retry, Sent
-from postbus.sinks import file as file_module
-from postbus.sinks.file import FileSink, LogFile, end_of_last_line, make
+from postbus.sinks.file import FileSink, make
+from postbus.sinks.file.appender import Appender
 from postbus.sinks.settings import FileSettings
 from tests.sinks.samples import sample
 
@@ -72,161 +72,61 @@ async def test_events_are_appended_in_order(tmp_path: Path) -> None:
     assert ids == ["before", *(event.id for event in events)]
 
 
-def instead_of_writes_to_files(monkeypatch: pytest.MonkeyPatch, act: Callable[[int, Callable[[], int]], int]) -> None:
-    """Let ``act(fd, write)`` stand for every write to a regular file; *write* does it."""
-    real = os.write
-
-    def write(fd: int, octets: bytes) -> int:
-        return act(fd, lambda: real(fd, octets)) if stat.S_ISREG(os.fstat(fd).st_mode) else real(fd, octets)
-
-    monkeypatch.setattr(os, "write", write)
-
-
-async def test_what_is_acknowledged_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every group is synced before its events are acknowledged, and many events share a group."""
+async def test_events_are_acknowledged_when_their_group_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not before; and many events share a group."""
     order: list[str] = []
-
-    def spy(fd: int, write: Callable[[], int]) -> int:
-        assert fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DSYNC
-        count = write()
-        order.append("written and synced")
-        return count
-
-    instead_of_writes_to_files(monkeypatch, spy)
     async with writing(tmp_path / "events.jsonl") as sink:
+        real = sink._appender.write
+
+        async def write(lines: Sequence[bytes]) -> None:
+            await real(lines)
+            order.append("written")
+
+        monkeypatch.setattr(sink._appender, "write", write)
 
         async def send() -> None:
             await sink.send(sample())
             order.append("acknowledged")
 
         await asyncio.gather(*(send() for _ in range(50)))
-    assert order == ["written and synced"] + ["acknowledged"] * 50
+    assert order == ["written"] + ["acknowledged"] * 50
 
 
-async def test_without_fsync_nothing_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the sink does not call itself durable."""
+async def test_without_fsync_it_is_not_durable(tmp_path: Path) -> None:
+    """And does not say that it is."""
     async with writing(tmp_path / "events.jsonl", fsync=False) as sink:
         assert await sink.send(sample()) == Sent()
         assert not sink.durable
-        assert isinstance(sink._target, LogFile)
-        assert not fcntl.fcntl(sink._target._fd, fcntl.F_GETFL) & os.O_DSYNC
 
 
-@pytest.mark.parametrize("move", [pytest.param(Path.rename, id="rotated"), pytest.param(lambda path, _: path.unlink(), id="deleted")])
-async def test_a_file_that_was_moved_is_made_anew(
-    tmp_path: Path, move: Callable[[Path, Path], object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Rotation needs no signal: what comes when the path is looked at again finds it empty."""
-    monkeypatch.setattr(file_module, "LOOK_S", 0.0)
-    path, event = tmp_path / "events.jsonl", sample()
-    async with writing(path) as sink:
-        await sink.send(sample())
-        move(path, tmp_path / "events.1")
-        await sink.send(event)
-    assert path.read_bytes() == structured(event) + b"\n"
-
-
-async def test_the_path_is_not_looked_at_for_every_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until it is time to look again, events go to the file that is open, wherever it is now; none is lost."""
-    monkeypatch.setattr(file_module, "LOOK_S", 3600.0)
-    path, moved = tmp_path / "events.jsonl", tmp_path / "events.1"
-    events = [sample() for _ in range(3)]
-    async with writing(path) as sink:
-        for event in events[:2]:  # the first opens the file, the second is preceded by a look
-            assert await sink.send(event) == Sent()
-        path.rename(moved)
-        assert await sink.send(events[2]) == Sent()
-    assert moved.read_bytes().splitlines() == [structured(event) for event in events]
-    assert not path.exists()
-
-
-async def test_a_file_that_was_cut_gets_no_hole_when_a_write_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program that rotates by copy and truncate: what a failed write left is cut off where the file now ends."""
+async def test_a_file_that_was_moved_is_made_anew(tmp_path: Path) -> None:
+    """Rotation needs no signal."""
     path = tmp_path / "events.jsonl"
-
-    def fail(_: int, write: Callable[[], int]) -> int:
-        path.write_bytes(b"")  # after the look
-        write()
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     async with writing(path) as sink:
         await sink.send(sample())
-        instead_of_writes_to_files(monkeypatch, fail)
-        assert await sink.send(sample()) == Retry("not written: No space left on device")
-        monkeypatch.undo()
-        assert b"\0" not in path.read_bytes()
+        path.rename(tmp_path / "events.1")
+        async with asyncio.timeout(5):
+            while not path.exists():
+                assert await sink.send(sample()) == Sent()
 
 
-@pytest.mark.parametrize(
-    ("before", "kept"),
-    [
-        pytest.param(b'{"id":1}\n{"id":2}\n', b'{"id":1}\n{"id":2}\n', id="whole"),
-        pytest.param(b'{"id":1}\n{"id":', b'{"id":1}\n', id="torn"),
-        pytest.param(b'{"id":', b"", id="torn in the first line"),
-        pytest.param(b'{"id":1}\n' + b"x" * 200_000, b'{"id":1}\n', id="torn in a long line"),
-        pytest.param(b"", b"", id="empty"),
-    ],
-)
-async def test_a_torn_line_is_taken_off(tmp_path: Path, before: bytes, kept: bytes) -> None:
-    """After a crash every line is whole: the torn one was not acknowledged, its event comes again."""
+async def test_a_torn_line_is_taken_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """And told of."""
     path, event = tmp_path / "events.jsonl", sample()
-    path.write_bytes(before)
+    path.write_bytes(b'{"id":1}\n{"id":')
     async with writing(path) as sink:
-        await sink.send(event)
-    assert path.read_bytes() == kept + structured(event) + b"\n"
-
-
-async def test_a_disk_that_fills_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A write that takes half a line and then fails is undone; the event is a retry, and goes when there is room."""
-    path, event = tmp_path / "events.jsonl", sample()
-    real, room = os.write, [40]
-
-    def write(fd: int, octets: bytes) -> int:
-        if not room[0]:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        taken = real(fd, octets[: room[0]])
-        room[0] -= taken
-        return taken
-
-    async with writing(path) as sink:
-        await sink.send(sample())
-        before = path.read_bytes()
-        monkeypatch.setattr(os, "write", write)
-        assert await sink.send(event) == Retry("not written: No space left on device")
-        assert path.read_bytes() == before
-        assert sink.health().detail == "not written: No space left on device"
-        monkeypatch.undo()
         assert await sink.send(event) == Sent()
-        assert sink.health().ok
-    assert path.read_bytes() == before + structured(event) + b"\n"
+    assert path.read_bytes() == b'{"id":1}\n' + structured(event) + b"\n"
+    assert "sink.file_repaired" in caplog.text
+    assert "octets=6" in caplog.text
 
 
 async def test_a_full_device_is_a_retry() -> None:
-    """The real thing, where the kernel has one."""
+    """Time and again."""
     async with writing("/dev/full", fsync=False) as sink:
-        assert await sink.send(sample()) == Retry("not written: No space left on device")
-
-
-async def test_a_sync_that_failed_is_not_tried_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is opened anew and the event written again: the kernel may have forgotten the first."""
-    path, before, event = tmp_path / "events.jsonl", sample(), sample()
-    calls: list[int] = []
-
-    def fail(fd: int, write: Callable[[], int]) -> int:
-        calls.append(write())
-        raise OSError(errno.EIO, "Input/output error")
-
-    async with writing(path) as sink:
-        assert await sink.send(before) == Sent()
-        assert isinstance(sink._target, LogFile)
-        first = sink._target._fd
-        instead_of_writes_to_files(monkeypatch, fail)
-        assert await sink.send(event) == Retry("not written: Input/output error")
-        assert sink._target._fd == -1 != first
-        monkeypatch.undo()
-        assert await sink.send(event) == Sent()
-    assert len(calls) == 1
-    assert path.read_bytes().splitlines() == [structured(before), structured(event)]
+        for _ in range(2):
+            assert await sink.send(sample()) == Retry("not written: No space left on device")
+            assert sink.health().detail == "not written: No space left on device"
 
 
 @pytest.mark.parametrize("path", ["/nowhere/events.jsonl", "/proc/events.jsonl"])
@@ -289,26 +189,6 @@ async def test_no_event_is_lost_while_one_sink_follows_another(tmp_path: Path) -
     assert last.id in written
 
 
-async def test_the_writer_survives_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """What is no error of the disk is logged and costs one attempt, not the sink."""
-    path, before, event = tmp_path / "events.jsonl", sample(), sample()
-    async with writing(path) as sink:
-        assert await sink.send(before) == Sent()
-        real = os.write
-
-        def fail(fd: int, octets: bytes) -> int:
-            real(fd, octets[:10])
-            raise MemoryError
-
-        monkeypatch.setattr(os, "write", fail)
-        outcome = await sink.send(event)
-        monkeypatch.undo()
-        assert outcome == Retry("not written: failed in postbus: MemoryError")
-        assert path.read_bytes() == structured(before) + b"\n"
-        assert await sink.send(event) == Sent()
-    assert path.read_bytes() == structured(before) + b"\n" + structured(event) + b"\n"
-
-
 async def test_an_event_that_cannot_be_encoded_takes_no_room(tmp_path: Path) -> None:
     """Whatever becomes of an event, its octets are given back."""
     async with writing(tmp_path / "f", event_max_octets=20_000) as sink:
@@ -319,26 +199,110 @@ async def test_an_event_that_cannot_be_encoded_takes_no_room(tmp_path: Path) -> 
         assert sink._budget.used_octets == 0
 
 
-# --- a slow disk
+# --- the process
 
 
-async def test_a_disk_that_hangs_does_not_hang_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Events are told to wait in time; what had not reached the thread by then is not written behind their backs."""
+def process_of(sink: FileSink) -> subprocess.Popen[bytes]:
+    """The process that writes for *sink*."""
+    process = sink._appender._process
+    assert process is not None
+    return process
+
+
+async def test_a_process_that_was_killed_is_made_anew(tmp_path: Path) -> None:
+    """What it was told last is a retry; what comes then is written."""
+    path, events = tmp_path / "events.jsonl", [sample() for _ in range(3)]
+    async with writing(path) as sink:
+        assert await sink.send(events[0]) == Sent()
+        process = process_of(sink)
+        process.send_signal(signal.SIGSTOP)
+        sending = asyncio.create_task(sink.send(events[1]))
+        while sink._writing is None:
+            await asyncio.sleep(0)
+        process.kill()
+        assert await sending == Retry("not written: the process that writes has ended (SIGKILL)")
+        assert not sink.health().ok
+        assert await sink.send(events[2]) == Sent()
+        assert process_of(sink).pid != process.pid
+        assert sink.health().ok
+    assert path.read_bytes().splitlines() == [structured(events[0]), structured(events[2])]
+
+
+async def test_a_process_that_ended_while_nothing_was_to_do_is_not_missed(tmp_path: Path) -> None:
+    """The next event has another."""
+    path, events = tmp_path / "events.jsonl", [sample() for _ in range(2)]
+    async with writing(path) as sink:
+        assert await sink.send(events[0]) == Sent()
+        process = process_of(sink)
+        process.kill()
+        while sink._appender._transport is not None:
+            await asyncio.sleep(0)
+        assert await sink.send(events[1]) == Sent()
+        assert process.returncode == -signal.SIGKILL
+    assert path.read_bytes().splitlines() == [structured(event) for event in events]
+
+
+async def test_no_process_to_be_had_is_a_retry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until there is one."""
+    async with writing(tmp_path / "events.jsonl") as sink:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "executable", str(tmp_path / "nothing"))
+            assert await sink.send(sample()) == Retry("not written: No such file or directory")
+        assert await sink.send(sample()) == Sent()
+
+
+async def test_a_mistake_of_ours_costs_one_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the sink."""
+
+    async def fail(lines: Sequence[bytes]) -> None:
+        raise MemoryError
+
+    async with writing(tmp_path / "events.jsonl") as sink:
+        with monkeypatch.context() as patch:
+            patch.setattr(sink._appender, "write", fail)
+            assert await sink.send(sample()) == Retry("not written: failed in postbus: MemoryError")
+        assert await sink.send(sample()) == Sent()
+
+
+async def test_the_process_knows_nothing_and_nobody_else(tmp_path: Path) -> None:
+    """No environment, which may hold secrets; no terminal, whose Ctrl-C is for us; no file of ours but its own."""
+    async with writing(tmp_path / "events.jsonl") as sink:
+        await sink.send(sample())
+        pid = process_of(sink).pid
+        assert Path(f"/proc/{pid}/environ").read_bytes() == b""
+        assert os.getsid(pid) == pid
+        opened = {entry.name: str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    assert opened.keys() == {"0", "1", "2", "3"}
+    assert opened["0"].startswith("socket:")
+    assert opened["1"] == opened["2"] == os.devnull
+    assert opened["3"] == str(tmp_path / "events.jsonl")
+
+
+async def test_the_process_ends_with_its_owner(tmp_path: Path) -> None:
+    """Whoever dies closes his end of the socket."""
+    appender = Appender("lines", str(tmp_path / "events.jsonl"), fsync=True, stdout=sys.stdout)
+    await appender.write([b"{}\n"])
+    assert appender._transport is not None
+    assert appender._process is not None
+    appender._transport.close()
+    assert await asyncio.to_thread(appender._process.wait, 5) == 0
+
+
+async def test_a_disk_that_hangs_does_not_hang_the_loop(tmp_path: Path) -> None:
+    """Events are told to wait in time; what had not reached the process by then is not written behind their backs."""
     path = tmp_path / "events.jsonl"
-    hang, on = os.pipe()
-    instead_of_writes_to_files(monkeypatch, lambda _, write: len(os.read(hang, 1)) and write())
     async with writing(path, timeout_s=0.3) as sink:
+        assert await until_sent(sink, before := sample())
+        process_of(sink).send_signal(signal.SIGSTOP)  # as in the kernel, on a dead network disk
         first, second = sample(), sample()
         sending = asyncio.create_task(sink.send(first))
         while sink._writing is None:
             await asyncio.sleep(0)
         assert await sink.send(second) == Retry("not written: not within 0.3 s")
         assert isinstance(await sending, Retry)
-        os.write(on, b"12")
+        process_of(sink).send_signal(signal.SIGCONT)
         assert await until_sent(sink, second)
-    assert path.read_bytes().splitlines() == [structured(first), structured(second)]
-    os.close(hang)
-    os.close(on)
+    assert path.read_bytes().splitlines() == [structured(before), structured(first), structured(second)]
 
 
 async def until_sent(sink: FileSink, event: Any) -> bool:
@@ -349,22 +313,27 @@ async def until_sent(sink: FileSink, event: Any) -> bool:
     return True
 
 
-async def test_stop_is_bounded_while_a_disk_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread that hangs in the kernel is left behind."""
-    hang, on = os.pipe()
-    instead_of_writes_to_files(monkeypatch, lambda _, write: len(os.read(hang, 1)) and write())
+@pytest.mark.parametrize("killable", [True, False])
+async def test_stop_is_bounded_while_a_disk_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killable: bool) -> None:
+    """A process that hangs in the kernel, where no signal reaches it, is left behind."""
     async with writing(tmp_path / "events.jsonl") as sink:
+        assert await sink.send(sample()) == Sent()
+        process = process_of(sink)
+        process.send_signal(signal.SIGSTOP)
         sending = asyncio.create_task(sink.send(sample()))
         while sink._writing is None:
             await asyncio.sleep(0)
         started = time.monotonic()
-        await sink.stop(0.5)
-        assert time.monotonic() - started < 1
+        with monkeypatch.context() as patch:
+            if not killable:
+                patch.setattr(process, "kill", lambda: None)
+            await sink.stop(0.5)
+        assert time.monotonic() - started < 1.5
         assert await sink.send(sample()) == Retry("stopping")
-        os.write(on, b"1")
-        assert await sending == Sent()
-    os.close(hang)
-    os.close(on)
+        assert await sending == Retry("not written: stopped before it was written")
+        assert (process.returncode is not None) == killable
+        process.kill()
+        process.wait()
 
 
 # --- standard output
@@ -429,13 +398,3 @@ async def test_standard_output_that_is_a_file_is_written_in_one_go(tmp_path: Pat
         async with writing("-") as sink:
             assert await sink.send(event) == Sent()
     assert path.read_bytes() == structured(event) + b"\n"
-
-
-@pytest.mark.parametrize("text", [b"", b"\n", b"a", b"a\n", b"a\nb", b"a\nb\n", b"\n\n", b"a" * 9, b"a\n" + b"b" * 9])
-def test_the_last_line_is_found_across_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: bytes) -> None:
-    """However the file is cut into steps."""
-    monkeypatch.setattr(file_module, "REPAIR_READ_OCTETS", 3)
-    path = tmp_path / "f"
-    path.write_bytes(text)
-    with path.open("rb") as file:
-        assert end_of_last_line(file.fileno(), len(text)) == text.rfind(b"\n") + 1
