@@ -49,7 +49,9 @@ class Works:
     async def accept(self, name: str, *, content: bytes = SMALL, **rest: Any) -> Held:
         """Commit a mail called *name* to one recipient."""
         record = mail(name, content, recipient(name, **rest), received_ms=self.clock.ms)
-        return await self.spool.commit(record, slots_of(record), in_memory(content))
+        held = await self.spool.commit(record, slots_of(record), in_memory(content))
+        await asyncio.sleep(0)  # the turn in which it is given out
+        return held
 
     def lane(self, name: str = "out") -> Lane:
         """Return a lane."""

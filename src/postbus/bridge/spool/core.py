@@ -165,7 +165,7 @@ class Spool:
         await self._accept(mail, tuple(slots), body, why)
 
     async def commit(self, mail: Mail, slots: Sequence[Slot], body: Body) -> Held:
-        """Take *mail*; return when it is durable. *receiver* has then been given it.
+        """Take *mail*; return when it is durable. *receiver* is given it in the same turn of the loop, behind whoever waits for answers.
 
         A spilled body's file is taken (``body.release`` was called). If the caller is cancelled, the message is not kept:
         its sender gets no 250 and will send it again.
@@ -338,6 +338,10 @@ class Spool:
         telemetry.spool_committed(messages=len(group.commits), seconds=seconds)
         self._company = len(group.commits)
         self._next_group(seconds)
+        if arrivals:
+            self._loop.call_soon(self._give_out, arrivals)  # a turn later: answers are on their way before deliveries begin
+
+    def _give_out(self, arrivals: Sequence[Held]) -> None:
         if self.receiver is not None:
             for held in arrivals:
                 self.receiver(held)
