@@ -18,7 +18,7 @@ from postbus.event.cloudevents import kafka_structured
 from postbus.event.model import Event
 from postbus.sinks import Outcome, Rejected, Retry, Sent
 from postbus.sinks.kafka import KafkaSink, make
-from postbus.sinks.kafka.connection import Topic
+from postbus.sinks.kafka.connection import Topic, partition_of
 from postbus.sinks.kafka.outcomes import MEANINGS, meaning_of, outcome_of
 from postbus.sinks.kafka.sink import Held
 from postbus.sinks.settings import KafkaSettings, SecretMissingError
@@ -111,6 +111,25 @@ async def test_routes_have_their_topics(kafka: Kafka) -> None:
         await sink.send(sample(route="support"))
     assert [record.header("ce_subject") for record in await kafka.consume(own)] == [b"sales"]
     assert [record.header("ce_subject") for record in await kafka.consume(common)] == [b"support"]
+
+
+@pytest.mark.parametrize(
+    ("key", "number"),
+    [
+        (b"21", -973932308),
+        (b"foobar", -790332482),
+        (b"a-little-bit-long-string", -985981536),
+        (b"a-little-bit-longer-string", -1486304829),
+        (b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58897971),
+        (b"abc", 479470107),
+    ],
+)
+def test_a_key_has_the_partition_that_java_chooses(key: bytes, number: int) -> None:
+    """By the numbers of Kafka's own tests, and the same the second time."""
+    every, few = range(1 << 31), [4, 5, 6]
+    for _ in range(2):
+        assert partition_of(key, every, []) == number & 0x7FFF_FFFF
+        assert partition_of(key, few, [5]) == few[(number & 0x7FFF_FFFF) % 3]
 
 
 @real

@@ -150,7 +150,7 @@ class KafkaSettings(BaseModel):
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
         default="none", description="Compression of record batches; all but `none` and `gzip` need the package `cramjam`."
     )
-    linger_ms: int = Field(default=2, ge=0, le=1000, description="How long a batch waits for company before it is sent.")
+    linger_ms: int = Field(default=1, ge=0, le=1000, description="How long a batch waits for company before it is sent.")
     idempotence: bool = Field(
         default=False,
         description=(
