@@ -28,7 +28,9 @@ from postbus.event.model import EVENT_RESERVE_OCTETS, Event
 from postbus.sinks import Health, Outcome, Rejected, Retry, Sent
 from postbus.sinks.budget import Budget, weight_of
 from postbus.sinks.kafka.connection import Topic, describe, discard, knock, open_producer, options
+from postbus.sinks.kafka.eager import Rest, begin
 from postbus.sinks.kafka.outcomes import TopicTooSmallError, meaning_of, outcome_of
+from postbus.sinks.kafka.patience import Patience
 from postbus.sinks.settings import KafkaSettings, SecretMissingError
 from postbus.sinks.turns import Turns
 
@@ -85,6 +87,7 @@ class KafkaSink:
         self._budget = Budget(settings.in_flight_max_octets)
         self._held: dict[str, Held] = {}
         self._turns = Turns()
+        self._patience = Patience()
         self._producer: AIOKafkaProducer | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._discarding: asyncio.Task[None] | None = None
@@ -105,27 +108,18 @@ class KafkaSink:
 
     async def send(self, event: Event) -> Outcome:
         """Publish *event* and wait for its acknowledgement, at most ``send_timeout_s``."""
-        deadline_s = asyncio.get_running_loop().time() + self._settings.send_timeout_s
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self._settings.send_timeout_s
         held = self._held.get(event.id)
-        patience = asyncio.timeout(None)  # one timer for the client's two waits
-        try:
-            async with patience:
-                if held is None:
-                    found = await self._hand_over(event, deadline_s, patience)
-                    if not isinstance(found, Held):
-                        return found
-                    held = found
-                else:
-                    patience.reschedule(deadline_s)
-                if not held.future.done():
-                    waiter = asyncio.get_running_loop().create_future()
-                    held.waiters.append(waiter)
-                    await waiter
-        except TimeoutError as error:
-            if not patience.expired():
-                raise
-            if held is None:
-                return self._failure(error, self._topic(event), alone=True)
+        if held is None:
+            found = await self._hand_over(event, deadline_s)
+            if not isinstance(found, Held):
+                return found
+            held = found
+        if not held.future.done():
+            waiter = loop.create_future()
+            held.waiters.append(waiter)
+            await self._patience.wait(waiter, deadline_s)
             if not held.future.done():  # else both came in one turn of the loop: sent again, it would be on the topic twice
                 self._trouble = "the broker does not acknowledge"
                 return Retry(f"no acknowledgement within {self._settings.send_timeout_s:g} s; the record may still arrive")
@@ -151,46 +145,60 @@ class KafkaSink:
 
     # --- one event
 
-    async def _hand_over(self, event: Event, deadline_s: float, patience: asyncio.Timeout) -> Held | Outcome:
-        """Give *event* to the client; the record is held from then on, unless the client refuses it at once."""
+    async def _hand_over(self, event: Event, deadline_s: float) -> Held | Outcome:
+        """Give *event* to the client; the record is held from then on, unless the client refuses it at once.
+
+        One at a time for each key, since aiokafka lets a small record overtake one that waits for room. Mostly nobody has to wait.
+        """
+        octets, key = weight_of(event), event.partitionkey
         if not self._attempted.is_set():  # mail that comes with the start is not refused for a race
             await _within(deadline_s, self._attempted.wait())
-        place = self._turns.enter(event.partitionkey)
+        if not self._turns.awaited(key) and self._budget.try_take(octets):
+            return await self._taken(event, octets, deadline_s)
+        place = self._turns.enter(key)
         try:
             if place.waits and not await _within(deadline_s, place.reached()):
                 return Retry("what came before it could not be handed over in time")
-            return await self._hand_over_now(event, deadline_s, patience)
+            if not await self._budget.take(octets, deadline_s - asyncio.get_running_loop().time()):
+                return Retry(f"{self._budget.used_octets} octets are in flight already")
+            return await self._taken(event, octets, deadline_s)
         finally:
             place.leave()
 
-    async def _hand_over_now(self, event: Event, deadline_s: float, patience: asyncio.Timeout) -> Held | Outcome:
-        """Give *event* to the client; one at a time for each key, since aiokafka lets a small record overtake one that waits for room."""
-        octets = weight_of(event)
-        if not self._budget.try_take(octets) and not await self._budget.take(octets, deadline_s - asyncio.get_running_loop().time()):
-            return Retry(f"{self._budget.used_octets} octets are in flight already")
+    async def _taken(self, event: Event, octets: int, deadline_s: float) -> Held | Outcome:
+        """Give *event* to the client there is, its *octets* being taken from the budget. Cancelled meanwhile, nothing is sent."""
         found: Held | Outcome | None = None
         try:
-            patience.reschedule(deadline_s)  # not before: the waits ahead of this one have answers of their own
-            found = await self._sent(event, octets)
+            found = await self._sent(event, octets, deadline_s)
         finally:
             if not isinstance(found, Held):  # else it gives them back once it is settled
                 self._budget.give(octets)
         return found
 
-    async def _sent(self, event: Event, octets: int) -> Held | Outcome:
-        """Give *event* to the client there is. Cancelled before the client's ``send`` returns, nothing is sent."""
+    async def _sent(self, event: Event, octets: int, deadline_s: float) -> Held | Outcome:
         producer = self._producer
         if producer is None or self._stopping:
             return Retry("stopping" if self._stopping else self._trouble or "connecting")
         key, value, headers = self._encode(event)
         topic, alone = self._topic(event), self._doubt_until_s is not None
         try:
-            future = await producer.send(topic, value, key=key, headers=headers)
+            future = begin(producer.send(topic, value, key=key, headers=headers))
+            if isinstance(future, Rest):
+                future = await self._rest_of(future, event.partitionkey, deadline_s)
         except (errors.KafkaError, TimeoutError, OSError) as error:
             return self._failure(error, topic, alone=True)
         held = self._held[event.id] = Held(future, time.monotonic(), topic, octets, alone)
         future.add_done_callback(lambda _: self._released(event.id, held))
         return held
+
+    async def _rest_of(self, sending: Rest[asyncio.Future[object]], key: str, deadline_s: float) -> asyncio.Future[object]:
+        """Wait until the client has room, or knows the topic; nobody of this key overtakes."""
+        place = self._turns.enter(key)
+        try:
+            async with asyncio.timeout_at(deadline_s):
+                return await sending
+        finally:
+            place.leave()
 
     def _topic(self, event: Event) -> str:
         return self._settings.topics.get(event.route, self._settings.topic)
