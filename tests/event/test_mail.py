@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import MappingProxyType
 
 import orjson
@@ -86,6 +86,18 @@ def test_damage_is_a_value_error(octets: bytes) -> None:
     """Damage has one name, so that the spool can set the row aside."""
     with pytest.raises(ValueError, match=r"."):
         mail_from_bytes(octets)
+
+
+def test_no_field_is_forgotten() -> None:
+    """Of any of the records."""
+    known = Client("192.0.2.1", 1)
+    tree = orjson.loads(mail_to_bytes(replace(mail(PLAIN, recipient()), client=known, tls=Tls("TLSv1.3", "x"), auth=Auth("PLAIN", "a"))))[
+        "mail"
+    ]
+    written = {Mail: tree, Client: tree["client"], Tls: tree["tls"], Auth: tree["auth"], Recipient: tree["recipients"][0]}
+    assert {record: set(found) for record, found in written.items()} == {
+        record: {each.name for each in fields(record)} for record in written
+    }
 
 
 def test_a_row_of_before_the_received_field_is_readable() -> None:
