@@ -11,13 +11,23 @@ import pytest
 
 from tests.compiled import ROOT, environment, tree
 
-MODULES = ("smtp.engine", "event.mime", "bridge.intake", "bridge.lane", "bridge.spool.core", "sinks.turns", "telemetry.numbers")
+MODULES = (
+    "smtp.engine",
+    "event.mime",
+    "bridge.intake",
+    "bridge.lane",
+    "bridge.spool.core",
+    "sinks.file.sink",
+    "sinks.turns",
+    "telemetry.numbers",
+)
 WHERE = f"import importlib; [print(importlib.import_module('postbus.' + name).__file__) for name in {MODULES}]"
 ROOMS = (
     "tests/smtp",
     "tests/event",
     "tests/fuzz",
     "tests/bridge",
+    "tests/sinks/file",
     "tests/sinks/test_turns.py",
     "tests/sinks/test_budget.py",
     "tests/telemetry",

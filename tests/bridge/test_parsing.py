@@ -273,12 +273,17 @@ async def test_a_process_that_died_between_mails_is_replaced(parser: Parser) -> 
 
 @pytest.mark.parametrize(
     ("sent", "readable", "codes"),
-    [(signal.SIGKILL, True, set()), (signal.SIGSEGV, False, {"parser.died"}), (signal.SIGXCPU, False, {"parser.timeout"})],
+    [
+        (signal.SIGKILL, True, set()),
+        (signal.SIGTERM, True, set()),
+        (signal.SIGSEGV, False, {"parser.died"}),
+        (signal.SIGXCPU, False, {"parser.timeout"}),
+    ],
 )
 async def test_what_a_death_in_the_middle_means(
     parser: Parser, tmp_path: Path, sent: signal.Signals, readable: bool, codes: set[str]
 ) -> None:
-    """Killed from outside: another one tries. Its own crash, or the kernel's limit: published raw."""
+    """Killed from outside: another one tries. Meant for all of postbus: nothing. Its own crash, or the kernel's limit: published raw."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     task = asyncio.create_task(parser.parse(pipe))

@@ -9,7 +9,7 @@ from typing import Literal
 
 import fast_mail_parser
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from postbus.event import charsets, mime
@@ -318,7 +318,12 @@ _any_text = st.sampled_from(
 
 
 @settings(max_examples=1000)
-@given(st.lists(_any_text, max_size=10), st.sampled_from([b"\r\n", b"\n"]), st.binary(max_size=8))
+@example([b"Subject: a", b""], b"\r\n", b"\nbody")
+@given(
+    st.lists(_any_text, max_size=10),
+    st.sampled_from([b"\r\n", b"\n"]),
+    st.sampled_from([b"", b"\n", b"\r"]).flatmap(lambda head: st.binary(max_size=8).map(head.__add__)),
+)
 def test_what_says_nothing_of_its_structure_is_what_the_native_parser_reads(lines: list[bytes], end_of_line: bytes, rest: bytes) -> None:
     """It is one text, and is taken apart without that parser."""
     octets = end_of_line.join(lines) + rest

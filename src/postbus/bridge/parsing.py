@@ -39,6 +39,8 @@ _LAST_MOMENT_S = 1.0
 _ATTEMPTS_MAX = 2
 """A parser killed from outside (out of memory, an operator) says nothing about its mail: another one tries, once."""
 
+_FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT})
+"""Deaths that say nothing of a mail; those by the last three are had only before the process has begun to ignore them."""
 _EXPECTED_DEATHS = {-signal.SIGXCPU: Defect("parser.timeout", None, "CPU time")}
 
 
@@ -135,7 +137,7 @@ class Parser:
             raise ParserUnavailableError("parsing did not end in time") from None
         except _EndedError:
             code = await self._bury(worker, "died")
-            if code == -signal.SIGKILL:
+            if -code in _FROM_OUTSIDE:
                 return None
             return parsed.unreadable(_EXPECTED_DEATHS.get(code, Defect("parser.died", None, _named(code))))
         except BaseException:

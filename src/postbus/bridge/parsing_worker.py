@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import resource
+import signal
 import sys
 from pathlib import Path
 from typing import BinaryIO
@@ -78,7 +79,9 @@ def _allow_cpu(cpu_max_s: int) -> None:
 
 
 def main(memory_max_octets: int, cpu_max_s: int) -> None:
-    """Bound this process and serve."""
+    """Bound this process and serve. Signals for all of postbus are not for us: no mail may be blamed for them, and its drain needs us."""
+    for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_AS, (memory_max_octets, memory_max_octets))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     serve(sys.stdin.buffer, sys.stdout.buffer, cpu_max_s)

@@ -200,8 +200,9 @@ def _assembled(fields: headers.Fields, parts: _Parts, octets: bytes) -> Parsed:
     found, cut = facts.read(fields, first, defects)
     own = {name: fields.loose[first[name]] for name in _STRUCTURAL if name in first}
     try:
-        if fields.regular and not own:
-            parts.take_text(octets[headers.block_end(octets) :].removeprefix(b"\r\n"))
+        end = headers.block_end(octets)
+        if fields.regular and not own and (octets.startswith(b"\r\n", end) or end == len(octets)):
+            parts.take_text(octets[end + len(b"\r\n") :])
         else:
             parts.gather(parse_email_tree(octets, mode="lazy"), own)
     except _BoundExceededError as exc:

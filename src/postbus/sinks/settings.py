@@ -264,7 +264,7 @@ class WebhookSettings(BaseModel):
 
 
 class FileSettings(BaseModel):
-    """Events as JSON lines in a file, or on standard output. A process of its own writes them (11 MiB), started with the first event."""
+    """Events as JSON lines in a file, or on standard output; a process of its own writes them (11 MiB, and what it is writing)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -228,6 +228,18 @@ async def test_a_process_that_was_killed_is_made_anew(tmp_path: Path) -> None:
     assert path.read_bytes().splitlines() == [structured(events[0]), structured(events[2])]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+async def test_signals_for_all_of_postbus_do_not_end_it(tmp_path: Path, number: signal.Signals) -> None:
+    """A drain needs it until the end, whoever signals the whole group of processes."""
+    async with writing(tmp_path / "events.jsonl") as sink:
+        assert await sink.send(sample()) == Sent()
+        process = process_of(sink)
+        process.send_signal(number)
+        assert await sink.send(sample()) == Sent()
+        assert process_of(sink) is process
+        assert process.poll() is None
+
+
 async def test_a_process_that_ended_while_nothing_was_to_do_is_not_missed(tmp_path: Path) -> None:
     """The next event has another."""
     path, events = tmp_path / "events.jsonl", [sample() for _ in range(2)]
@@ -274,7 +286,8 @@ async def test_the_process_knows_nothing_and_nobody_else(tmp_path: Path) -> None
         opened = {entry.name: str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()}
     assert opened.keys() == {"0", "1", "2", "3"}
     assert opened["0"].startswith("socket:")
-    assert opened["1"] == opened["2"] == os.devnull
+    assert opened["1"] == os.devnull
+    assert opened["2"] == str(Path("/proc/self/fd/2").readlink())  # for what Python says should it not start
     assert opened["3"] == str(tmp_path / "events.jsonl")
 
 

@@ -2,7 +2,7 @@
 
 A process, since a thread has to win the interpreter lock back after each call that waits for a disk, from a loop that is busy and lets it
 go for a moment after every callback: each time the thread was woken for nothing, which cost 20 us of CPU per message. And what hangs in
-the kernel, on a dead network disk or before a pipe that nobody reads, is left behind or killed without harm.
+the kernel, on a dead network disk or before a pipe that nobody reads, is left behind or killed without harm when the sink stops.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class StalledError(OSError):
 class Appender(asyncio.Protocol):
     """Writes lines to the file *path*, or to *stdout* where that is ``-``, in a process of its own. One group at a time."""
 
-    def __init__(self, name: str, path: str, *, fsync: bool, stdout: TextIO) -> None:
+    def __init__(self, name: str, path: str, *, fsync: bool, stdout: TextIO | None) -> None:
         self._name = name
         self._arguments = (path, "fsync" if fsync else "nosync")
         self._stdout = stdout if path == appending.STDOUT else subprocess.DEVNULL
@@ -48,7 +48,7 @@ class Appender(asyncio.Protocol):
             await self._start()
         assert self._transport is not None
         self._answer = asyncio.get_running_loop().create_future()
-        self._transport.write(b"".join([_size(lines), *lines]))
+        self._transport.writelines([_size(lines), *lines])
         answer = await self._answer
         if not answer:
             raise AppenderError(f"the process that writes has ended ({_named(await self.end(_LAST_MOMENT_S))})")
@@ -69,8 +69,11 @@ class Appender(asyncio.Protocol):
             transport.abort()
         if process is None:
             return None
+        process.kill()
+        if (code := process.poll()) is not None:
+            return code
         with suppress(subprocess.TimeoutExpired):
-            return await asyncio.to_thread(_ended, process, timeout_s)
+            return await asyncio.to_thread(process.wait, timeout_s)
         return None
 
     async def _start(self) -> None:
@@ -81,7 +84,6 @@ class Appender(asyncio.Protocol):
                 [sys.executable, "-I", "-S", appending.__file__, *self._arguments],
                 stdin=theirs.fileno(),
                 stdout=self._stdout,
-                stderr=subprocess.DEVNULL,
                 env={},  # nothing of our environment, which may hold secrets
                 start_new_session=True,  # Ctrl-C is for us: it writes as long as we want
             )
@@ -112,11 +114,6 @@ class Appender(asyncio.Protocol):
 
 def _size(lines: Sequence[bytes]) -> bytes:
     return sum(map(len, lines)).to_bytes(appending.SIZE_OCTETS, "big")
-
-
-def _ended(process: subprocess.Popen[bytes], timeout_s: float) -> int:
-    process.kill()
-    return process.wait(timeout_s)
 
 
 def _named(code: int | None) -> str:

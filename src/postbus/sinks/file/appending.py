@@ -1,6 +1,7 @@
 """The process that writes lines: ``python -I -S appending.py (FILE | -) (fsync | nosync)``. Started by ``appender`` alone.
 
-It talks over the socket that is its standard input, and imports nothing but a little of the standard library: 9 MiB, 15 ms.
+It talks over the socket that is its standard input, and imports nothing but a little of the standard library: it takes 20 ms to start, and
+11 MiB beside what it writes.
 
     group   8 octets length, big-endian; so many octets of whole lines
     answer  one line: octets taken off a torn end first, errno, why: ``0 0`` when the group is written (and on disk)
@@ -15,6 +16,8 @@ events again.
 Acknowledgement is the return of write, on a file opened with O_DSYNC if it is to be durable: that is write and fdatasync in one call
 (open(2)). A write that failed, half-way or in its sync, is never tried again on the same file: the kernel may have marked the pages clean.
 What it left is cut off, the file is opened anew, and the events come again.
+An owner that was killed leaves this process to end what it is at: a sync, for which the next owner finds the file taken that long; or a
+write to a pipe that nobody reads, until somebody does or nobody can.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ import errno
 import fcntl
 import os
 import select
+import signal
 import stat
 import sys
 import time
@@ -31,6 +35,7 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 STDOUT = "-"
+WIRE_FD, STDOUT_FD = 0, 1
 FILE_MODE = 0o600
 LOOK_S = 0.01
 """How long after a look the file is taken to be where it was; with few events each group is preceded by one."""
@@ -208,10 +213,11 @@ def sync_folder(folder: str) -> None:
 
 
 def main(path: str, sync: str) -> None:
-    """Write what comes over standard input until it ends."""
-    target = Stream(sys.stdout.fileno()) if path == STDOUT else LogFile(path, fsync=sync == "fsync")
-    wire = sys.stdin.fileno()
-    serve(target, sys.stdin.buffer, lambda answer: os.write(wire, answer))
+    """Write what comes over standard input until it ends. Signals for all of postbus are not for us: its drain still needs us."""
+    for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)
+    target = Stream(STDOUT_FD) if path == STDOUT else LogFile(path, fsync=sync == "fsync")
+    serve(target, sys.stdin.buffer, lambda answer: os.write(WIRE_FD, answer))
 
 
 if __name__ == "__main__":
