@@ -137,13 +137,14 @@ def parse(octets: bytes, *, inline_max_octets: int = INLINE_MAX_OCTETS) -> Parse
         inline_max_octets: the contents of attachments are kept while they fit this together, as base64, in order; of the
             others only size and hash are told.
     """
-    fields = headers.read(octets[: headers.block_end(octets)])
+    end = headers.block_end(octets)
+    fields = headers.read(octets[:end])
     if len(fields.headers) > headers.FIELDS_MAX:
         return unreadable(Defect("header.block_too_large", None, "over 1,000 fields"))
     try:
-        return _assembled(fields, _Parts(inline_max_octets), octets)
+        return _assembled(fields, _Parts(inline_max_octets), octets, end)
     except DecodeError:
-        return _parse_leniently(octets, fields, inline_max_octets)
+        return _parse_leniently(octets, end, fields, inline_max_octets)
     except ParseError:
         return unreadable(Defect("mime.malformed", None, "no structure found"))
     except BaseException as exc:
@@ -153,7 +154,7 @@ def parse(octets: bytes, *, inline_max_octets: int = INLINE_MAX_OCTETS) -> Parse
         return unreadable(Defect("parser.died", None, "panic"))
 
 
-def _parse_leniently(octets: bytes, fields: headers.Fields, inline_max_octets: int) -> Parsed:
+def _parse_leniently(octets: bytes, end: int, fields: headers.Fields, inline_max_octets: int) -> Parsed:
     """Parse a message with broken base64 somewhere, which the parser gives up whole (every list footer behind base64 is such a case).
 
     One letter of each ``Content-Transfer-Encoding`` is changed, so that the parser leaves all octets as they are, and
@@ -162,7 +163,7 @@ def _parse_leniently(octets: bytes, fields: headers.Fields, inline_max_octets: i
     if _DISGUISED.search(octets):
         return unreadable(Defect("part.undecodable", None, "transfer encoding"))
     try:
-        return _assembled(fields, _LenientParts(inline_max_octets), _ENCODING_NAME.sub(_disguise, octets))
+        return _assembled(fields, _LenientParts(inline_max_octets), _ENCODING_NAME.sub(_disguise, octets), end)
     except ParseError:
         return unreadable(Defect("mime.malformed", None, "no structure found"))
 
@@ -190,8 +191,8 @@ class _BoundExceededError(Exception):
         self.defect = Defect(code, None, detail)
 
 
-def _assembled(fields: headers.Fields, parts: _Parts, octets: bytes) -> Parsed:
-    """Return the parse of *octets*, whose header block has *fields*.
+def _assembled(fields: headers.Fields, parts: _Parts, octets: bytes, end: int) -> Parsed:
+    """Return the parse of *octets*, whose header block has *fields* and ends at *end*.
 
     Most mail that programs write says nothing of its structure, and needs no parser to find it: it is one text (RFC 2045 s5.2).
     """
@@ -200,7 +201,6 @@ def _assembled(fields: headers.Fields, parts: _Parts, octets: bytes) -> Parsed:
     found, cut = facts.read(fields, first, defects)
     own = {name: fields.loose[first[name]] for name in _STRUCTURAL if name in first}
     try:
-        end = headers.block_end(octets)
         if fields.regular and not own and (octets.startswith(b"\r\n", end) or end == len(octets)):
             parts.take_text(octets[end + len(b"\r\n") :])
         else:

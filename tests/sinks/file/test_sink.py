@@ -254,6 +254,17 @@ async def test_a_process_that_ended_while_nothing_was_to_do_is_not_missed(tmp_pa
     assert path.read_bytes().splitlines() == [structured(event) for event in events]
 
 
+async def test_an_answer_in_pieces_is_one_answer(tmp_path: Path) -> None:
+    """Or its rest would be taken for that of the next group, which may not be written at all."""
+    appender = Appender("lines", str(tmp_path / "f"), fsync=True, stdout=sys.stdout)
+    answer = appender._answer = asyncio.get_running_loop().create_future()
+    for piece in (b"0 2", b"8 No space", b"\n"):
+        assert not answer.done()
+        appender.data_received(piece)
+    assert answer.result() == b"0 28 No space\n"
+    assert appender._said == b""
+
+
 async def test_no_process_to_be_had_is_a_retry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until there is one."""
     async with writing(tmp_path / "events.jsonl") as sink:

@@ -40,6 +40,7 @@ class Appender(asyncio.Protocol):
         self._process: subprocess.Popen[bytes] | None = None
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[bytes] | None = None
+        self._said = b""
 
     async def write(self, lines: Sequence[bytes]) -> None:
         """Return once *lines* are written, and on disk if so asked. Raises OSError: none of them counts as written."""
@@ -97,16 +98,19 @@ class Appender(asyncio.Protocol):
     # --- asyncio's side
 
     def data_received(self, data: bytes) -> None:
-        """Take an answer, which is sent in one piece."""
-        self._give(data)
+        """Take an answer; half of one, given for the whole, would leave the rest to the next group."""
+        self._said += data
+        if self._said.endswith(b"\n"):
+            self._give(self._said)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The process has ended."""
+        """The process has ended. Another is started only after this, or never: so it is of the transport that there is."""
         del exc
         self._transport = None
         self._give(b"")
 
     def _give(self, answer: bytes) -> None:
+        self._said = b""
         waiting, self._answer = self._answer, None
         if waiting is not None and not waiting.done():
             waiting.set_result(answer)
