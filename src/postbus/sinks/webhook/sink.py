@@ -22,7 +22,7 @@ from postbus.sinks.tls import client_context
 from postbus.sinks.webhook.answers import GONE, failure_of, outcome_of
 from postbus.sinks.webhook.egress import Egress, names_inside
 from postbus.sinks.webhook.request import Headers, request_of
-from postbus.sinks.webhook.transport import Client, Transport
+from postbus.sinks.webhook.transport import Octets, Transport
 
 CONNECTION_LOST = (aiohttp.ServerDisconnectedError, ConnectionResetError, BrokenPipeError, aiohttp.ClientConnectionResetError)
 """How a connection ends that the receiver closed while it was idle: the request is worth one more try at once, on a new one."""
@@ -47,7 +47,7 @@ USER_AGENT = f"postbus/{__version__}"
 class Equipment:
     """What requests are made with: made once, since it reads secrets and certificates."""
 
-    http: Client
+    transport: Transport
     url: httpx.URL
     headers: tuple[tuple[str, str], ...]
     keys: tuple[bytes, ...]
@@ -80,7 +80,6 @@ class WebhookSink:
 
     async def start(self) -> None:
         """Read secrets and certificates; what is wrong with them is trouble of the sink, not of the start."""
-        telemetry.library_quieted(logger="httpx")
         await self._made()
 
     async def send(self, event: Event) -> Outcome:
@@ -108,7 +107,7 @@ class WebhookSink:
             telemetry.sink_abandoned(sink=self.name, events=self._flying)
         client, self._client = self._client, None
         if client is not None:
-            await client.http.aclose()
+            await client.transport.aclose()
 
     def health(self) -> Health:
         """Return how the last request went."""
@@ -143,15 +142,15 @@ class WebhookSink:
 
     async def _posted(self, client: Equipment, headers: Headers, body: bytes) -> Outcome:
         """Post once, and once more when the receiver had closed the connection before it could see the request."""
-        request = httpx.Request("POST", client.url, headers=headers, content=body)
-        if client.http.is_closed:
+        request = httpx.Request("POST", client.url, headers=headers, stream=Octets(body))
+        if client.transport.closed:
             return Retry("stopping")
         try:
-            answer = await client.http.send(request)
+            answer = await client.transport.handle_async_request(request)
         except CONNECTION_LOST:
             if self._stopping:
                 raise
-            answer = await client.http.send(request)
+            answer = await client.transport.handle_async_request(request)
         outcome = outcome_of(answer.status_code, answer.headers.get("retry-after"), datetime.now(UTC))
         if isinstance(outcome, Rejected) and outcome.too_large:
             if len(body) <= REFUSABLE_OCTETS:
@@ -208,14 +207,14 @@ class WebhookSink:
         headers, keys, context = await asyncio.to_thread(self._read)
         private = settings.private if settings.private is not None else names_inside(settings.url)
         transport = Transport(
+            url,
             tls=context,
             egress=Egress(private=private, allow=settings.allow),
             connections=settings.concurrency,
             connect_timeout_s=settings.connect_timeout_s,
             response_max_octets=settings.response_max_octets,
         )
-        http = Client(transport=transport, trust_env=False, follow_redirects=False, timeout=None)
-        return Equipment(http, url, headers, keys)
+        return Equipment(transport, url, headers, keys)
 
     def _read(self) -> tuple[tuple[tuple[str, str], ...], tuple[bytes, ...], ssl.SSLContext | bool]:
         """Read secrets and certificates: in a thread, since loading the system's authorities takes 20 ms."""
