@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from postbus.event import charsets
+from postbus.event import charsets, making
 from postbus.event.headers import decode_words
 from postbus.event.parsed import Address, Defect
 
@@ -35,7 +35,7 @@ def addresses(text: str, defects: list[Defect]) -> tuple[tuple[Address, ...], bo
     match = _PLAIN.fullmatch(text)
     if match:
         name, routed, bare = match.groups()
-        return (Address(_name(name, defects) if name else None, routed or bare),), False
+        return (making.address(_name(name, defects) if name else None, routed or bare),), False
     found: list[Address] = []
     for address in _Reader(text, defects).read():
         if len(found) == ADDRESSES_MAX:

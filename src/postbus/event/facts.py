@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from postbus.event import addresses, headers
+from postbus.event import addresses, headers, making
 from postbus.event.parsed import Address, Defect, Facts
 
 _MEDIA_TYPE = re.compile(r"[!#$&-.0-9A-Z^_a-z{}~+]{1,127}/[!#$&-.0-9A-Z^_a-z{}~+]{1,127}")
@@ -47,7 +47,7 @@ def read(fields: headers.Fields, first: dict[str, int], defects: list[Defect]) -
         defects.append(Defect("date.invalid", None, "Date"))
     content_type = headers.parameters_of(reader.loose("content-type"))
     auto_submitted = reader.text("auto-submitted")
-    facts = Facts(
+    facts = making.facts(
         content_type=media_type(content_type.value),
         message_id=reader.message_id(),
         date=date,

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from postbus.event import charsets
+from postbus.event import charsets, making
 from postbus.event.parsed import Defect, Header
 
 BLOCK_MAX_OCTETS = 256 * 1024
@@ -106,7 +106,7 @@ def _read_plain(block: bytes) -> Fields:
     strays = text.count("\r\n") - len(found) if text != "\r\n" else 0
     defects = [Defect("header.malformed", None, "line without a field name")] * strays
     values = [value.rstrip(" \t") for _, value in found]
-    read = [Header(name, value) for (name, _), value in zip(found, values, strict=True)]
+    read = [making.header(name, value) for (name, _), value in zip(found, values, strict=True)]
     return Fields(read, values, defects, truncated=False, regular=bool(read) and not strays)
 
 

@@ -6,7 +6,7 @@ Everything random or timed is passed in, so each function is a plain calculation
 from __future__ import annotations
 
 import re
-from base64 import urlsafe_b64encode
+from binascii import b2a_base64
 from hashlib import sha256
 
 RANDOM_OCTETS = 10
@@ -16,6 +16,7 @@ _TIME_BITS_MS = (1 << 48) - 1
 _VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}  # the two highest bits are 10
 _NEEDLESSLY_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _DOT_STRING = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+)*")
+_URLSAFE = bytes.maketrans(b"+/", b"-_")
 _ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 
@@ -87,4 +88,4 @@ def _octets(text: str) -> bytes:
 
 
 def _digest(seed: bytes) -> str:
-    return urlsafe_b64encode(sha256(seed).digest()).rstrip(b"=").decode("ascii")
+    return b2a_base64(sha256(seed).digest(), newline=False).translate(_URLSAFE, b"=").decode("ascii")

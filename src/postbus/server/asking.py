@@ -43,7 +43,7 @@ class Asking(Connection):
             result = hook(self, self.session, self.envelope, *args)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a handler's
             return self.fault(Pending(_NOTHING, settle, event, name, self.envelope), blamed(error))
-        if type(result) is not str and inspect.isawaitable(result):
+        if type(result) not in _ANSWERS and inspect.isawaitable(result):
             return Pending(result, settle, event, name, self.envelope)
         return settle(event, result)
 
@@ -112,6 +112,10 @@ class Asking(Connection):
     @property
     def _session_id(self) -> str:
         return self.session.id if self.session is not None else ""
+
+
+_ANSWERS = frozenset({str, Reply})
+"""What hooks return most often: ``isawaitable`` asks an abstract class, which takes as long as a short hook."""
 
 
 class _Nothing:

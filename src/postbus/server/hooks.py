@@ -169,7 +169,7 @@ def message_replies(outcome: Any, recipients: int, *, lmtp: bool) -> Reply | tup
     Raises:
         Misanswered: not a reply, or not as many as recipients.
     """
-    if type(outcome) is str or isinstance(outcome, bytes | Reply) or not isinstance(outcome, Sequence):
+    if type(outcome) is not list and (isinstance(outcome, str | bytes | Reply) or not isinstance(outcome, Sequence)):
         try:
             one = reply_of(outcome)
         except Misanswered:
