@@ -22,6 +22,7 @@ from postbus.bridge.renderer import ParserUnavailableError, Renderer, Rendering
 from postbus.event.mail import Mail
 from postbus.event.model import UnfitError
 from postbus.sinks import Outcome, Retry, Sent, Sink
+from postbus.sinks.deadlines import Deadlines
 
 BACKGROUND_MAX = 1_000
 """Best-effort sends under way, if half of the memory is left to those whose senders wait; beyond, they are dropped and counted."""
@@ -58,6 +59,7 @@ class Courier:
         self._background: set[asyncio.Task[Outcome]] = set()
         self._trying: Counter[str] = Counter()
         self._probed_s: dict[str, float] = {}
+        self._deadlines = Deadlines()
 
     def down(self, sinks: Sequence[str]) -> str | None:
         """Return the name of a sink of *sinks* that is known to be away (or not configured), or ``None``. No I/O.
@@ -103,7 +105,7 @@ class Courier:
         octets = _octets(rendering.mail, index)
         if not memory.try_take(octets):
             try:
-                async with asyncio.timeout_at(deadline):
+                with self._deadlines.until(deadline):
                     await memory.take(octets)
             except TimeoutError:
                 self._note(rendering.mail, index, name, _NO_MEMORY)
@@ -121,7 +123,7 @@ class Courier:
         start = time.perf_counter()
         self._trying[name] += 1
         try:
-            async with asyncio.timeout_at(deadline):
+            with self._deadlines.until(deadline):
                 outcome = known(await sink.send(await rendering.event(index, as_octets=sink.octets)))
         except TimeoutError:
             outcome = Retry("no answer within the deadline")

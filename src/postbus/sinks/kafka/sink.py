@@ -27,10 +27,10 @@ from postbus.event.cloudevents import kafka_binary, kafka_structured
 from postbus.event.model import EVENT_RESERVE_OCTETS, Event
 from postbus.sinks import Health, Outcome, Rejected, Retry, Sent
 from postbus.sinks.budget import Budget, weight_of
+from postbus.sinks.deadlines import Deadlines
 from postbus.sinks.kafka.connection import Topic, describe, discard, knock, open_producer, options
 from postbus.sinks.kafka.eager import Rest, begin
 from postbus.sinks.kafka.outcomes import TopicTooSmallError, meaning_of, outcome_of
-from postbus.sinks.kafka.patience import Patience
 from postbus.sinks.settings import KafkaSettings, SecretMissingError
 from postbus.sinks.turns import Turns
 
@@ -87,7 +87,7 @@ class KafkaSink:
         self._budget = Budget(settings.in_flight_max_octets)
         self._held: dict[str, Held] = {}
         self._turns = Turns()
-        self._patience = Patience()
+        self._deadlines = Deadlines()
         self._producer: AIOKafkaProducer | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._discarding: asyncio.Task[None] | None = None
@@ -119,10 +119,13 @@ class KafkaSink:
         if not held.future.done():
             waiter = loop.create_future()
             held.waiters.append(waiter)
-            await self._patience.wait(waiter, deadline_s)
-            if not held.future.done():  # else both came in one turn of the loop: sent again, it would be on the topic twice
-                self._trouble = "the broker does not acknowledge"
-                return Retry(f"no acknowledgement within {self._settings.send_timeout_s:g} s; the record may still arrive")
+            try:
+                with self._deadlines.until(deadline_s):
+                    await waiter
+            except TimeoutError:
+                if not held.future.done():  # else both came in one turn of the loop: sent again, it would be on the topic twice
+                    self._trouble = "the broker does not acknowledge"
+                    return Retry(f"no acknowledgement within {self._settings.send_timeout_s:g} s; the record may still arrive")
         return self._settled(held)
 
     async def stop(self, timeout_s: float) -> None:
@@ -195,7 +198,7 @@ class KafkaSink:
         """Wait until the client has room, or knows the topic; nobody of this key overtakes."""
         place = self._turns.enter(key)
         try:
-            async with asyncio.timeout_at(deadline_s):
+            with self._deadlines.until(deadline_s):
                 return await sending
         finally:
             place.leave()

@@ -17,6 +17,7 @@ from postbus import __version__, telemetry
 from postbus.event.model import Event
 from postbus.sinks import Health, Outcome, Rejected, Retry, Sent
 from postbus.sinks.budget import Budget, weight_of
+from postbus.sinks.deadlines import Deadlines
 from postbus.sinks.settings import SecretMissingError, WebhookSettings, signing_key
 from postbus.sinks.tls import client_context
 from postbus.sinks.webhook.answers import GONE, failure_of, outcome_of
@@ -69,6 +70,7 @@ class WebhookSink:
         self._settings = settings
         self._budget = Budget(settings.in_flight_max_octets)
         self._client: Equipment | None = None
+        self._deadlines = Deadlines()
         self._making = asyncio.Lock()
         self._flying = 0
         self._landed = asyncio.Event()
@@ -125,7 +127,7 @@ class WebhookSink:
             client = self._client or await self._made()
             if client is None or self._stopping:
                 return Retry("stopping" if self._stopping else self._trouble or "not ready")
-            async with asyncio.timeout(self._settings.timeout_s):
+            with self._deadlines.until(asyncio.get_running_loop().time() + self._settings.timeout_s):
                 headers, body = await self._request(event, client)
                 if len(body) > self._settings.event_max_octets:
                     return Rejected(f"the event has {len(body)} octets, this sink takes {self._settings.event_max_octets}", too_large=True)
