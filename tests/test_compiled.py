@@ -6,6 +6,8 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -17,7 +19,9 @@ MODULES = (
     "bridge.intake",
     "bridge.lane",
     "bridge.spool.core",
+    "sinks.deadlines",
     "sinks.file.sink",
+    "sinks.kafka.sink",
     "sinks.turns",
     "telemetry.numbers",
 )
@@ -30,8 +34,11 @@ ROOMS = (
     "tests/sinks/file",
     "tests/sinks/test_turns.py",
     "tests/sinks/test_budget.py",
+    "tests/sinks/test_deadlines.py",
     "tests/telemetry",
 )
+PATIENT = ("tests/sinks/test_kafka.py",)
+"""These wait for a broker most of the time, so they run beside the others."""
 NEVER_WAIT = re.compile(r"asyncio\.timeout(_at)?\(.*\)|[a-z.]+\.(lock|reading|_one_at_a_time)")
 """Deadlines and locks: their ``__aexit__`` returns without having waited."""
 TIMEOUT_S = 400
@@ -51,9 +58,14 @@ def compiled_surroundings() -> dict[str, str]:
 def test_compiled_rooms_pass_their_tests() -> None:
     """Every test of the compiled rooms passes on machine code: dialogs, the attack table at every split, properties, fuzz targets."""
     surroundings = compiled_surroundings()
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *ROOMS]
-    done = subprocess.run(command, env=surroundings, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+    def run(rooms: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *rooms]
+        return subprocess.run(command, env=surroundings, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+
+    with ThreadPoolExecutor() as pool:
+        for done in pool.map(run, (ROOMS, PATIENT)):
+            assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager, suppress
+from types import TracebackType
 from typing import Any
 
 import pytest
@@ -170,8 +171,8 @@ class _Asyncio:
     def __enter__(self) -> None:
         _at_once(self._timeout.__aenter__())
 
-    def __exit__(self, *error: object) -> None:
-        _at_once(self._timeout.__aexit__(*error))
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        _at_once(self._timeout.__aexit__(kind, error, trace))
 
 
 def _at_once(work: Any) -> None:

@@ -18,7 +18,6 @@ import random
 import time
 import traceback
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
 
 from aiokafka import AIOKafkaProducer, errors
 
@@ -55,19 +54,21 @@ RESOLVE_SLACK_S = 2.0
 """Beyond two request timeouts no live client holds a record: a batch expires after one and its last request takes another."""
 
 
-@dataclass(slots=True)
 class Held:
     """A record of about *octets* that aiokafka has and whose fate is open until *future* is done; *alone*: it has its batch to itself.
 
     *waiters* are told when it is done: who waits may be cancelled, the record's own future may not, or nobody knows its fate.
     """
 
-    future: asyncio.Future[object]
-    since_s: float
-    topic: str
-    octets: int
-    alone: bool
-    waiters: list[asyncio.Future[None]] = field(default_factory=list)
+    __slots__ = ("alone", "future", "octets", "since_s", "topic", "waiters")
+
+    def __init__(self, future: asyncio.Future[object], topic: str, octets: int, *, alone: bool) -> None:
+        self.future = future
+        self.since_s = time.monotonic()
+        self.topic = topic
+        self.octets = octets
+        self.alone = alone
+        self.waiters: list[asyncio.Future[None]] = []
 
 
 class KafkaSink:
@@ -190,7 +191,7 @@ class KafkaSink:
                 future = await self._rest_of(future, event.partitionkey, deadline_s)
         except (errors.KafkaError, TimeoutError, OSError) as error:
             return self._failure(error, topic, alone=True)
-        held = self._held[event.id] = Held(future, time.monotonic(), topic, octets, alone)
+        held = self._held[event.id] = Held(future, topic, octets, alone=alone)
         future.add_done_callback(lambda _: self._released(event.id, held))
         return held
 
@@ -265,6 +266,7 @@ class KafkaSink:
         """
         pause_s = PAUSE_MIN_S
         while not self._stopping:
+            ended: BaseException | None = None
             try:
                 self._producer = await self._connect()
                 pause_s = PAUSE_MIN_S
@@ -273,9 +275,12 @@ class KafkaSink:
                 self._not_connected(error)
             except Exception as error:  # noqa: BLE001 - the top of a task: whatever it is, the sink must come back
                 self._not_connected(error, traceback.format_exc())
-            finally:
-                await self._drop()
-                self._attempted.set()
+            except BaseException as error:  # noqa: BLE001 - raised below: compiled, a handler must not wait (pyproject.toml)
+                ended = error
+            await self._drop()
+            self._attempted.set()
+            if ended is not None:
+                raise ended
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
             pause_s = min(PAUSE_MAX_S, pause_s * 2)
 
