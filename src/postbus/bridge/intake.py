@@ -283,7 +283,8 @@ class PublishingHandler:
         mail_from = "" if envelope.mail_from in {None, NULL_SENDER} else str(envelope.mail_from)
         sha256 = body.sha256()
         count = len(matches)
-        event_ids = [ids.uuid7(now_ms, random) for random in _parted(self._random(ids.RANDOM_OCTETS * (count + 1)))]
+        random, share = self._random(ids.RANDOM_OCTETS * (count + 1)), ids.RANDOM_OCTETS  # asked of the system at once
+        event_ids = [ids.uuid7(now_ms, random[index * share : (index + 1) * share]) for index in range(count + 1)]
         recipients = tuple(
             [
                 _recipient(event_ids[index], mail_from, sha256, index, address, match, params)
@@ -310,11 +311,6 @@ class PublishingHandler:
             traceparent=traceparent,
             accepted=count,
         )
-
-
-def _parted(random: bytes) -> list[bytes]:
-    """Return *random* octets, asked of the system at once, as the share of each id."""
-    return [random[start : start + ids.RANDOM_OCTETS] for start in range(0, len(random), ids.RANDOM_OCTETS)]
 
 
 def _recipient(

@@ -49,6 +49,8 @@ class Asking(Connection):
 
     def _verdict(self, name: str, result: Any) -> Reply:
         """Return the reply *result* stands for; what stands for none is our fault, so 451."""
+        if type(result) is Reply and result.code < 300:  # mostly
+            return result
         try:
             reply = reply_of(result)
         except Misanswered as error:

@@ -169,7 +169,7 @@ class Dialog(Reception):
                 envelope.rcpt_tos.append(event.address)
                 envelope.rcpt_options.extend(options)
                 result = replies.RECIPIENT_OK
-            reply = result if type(result) is Reply and result.code < 300 else self._verdict("RCPT", result)
+            reply = self._verdict("RCPT", result)
             if reply.code >= 400:
                 del envelope.rcpt_tos[before:]  # one accepted RCPT, one recipient; of a refused one nothing is left
                 del envelope.rcpt_options[options_before:]

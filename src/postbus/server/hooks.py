@@ -178,7 +178,7 @@ def message_replies(outcome: Any, recipients: int, *, lmtp: bool) -> Reply | tup
                 raise
             return each if lmtp else replies.fold(each)
         return (one,) * recipients if lmtp else one
-    each = tuple(reply_of(part) for part in outcome)
+    each = tuple([reply_of(part) for part in outcome])
     if len(each) != recipients:
         raise Misanswered(f"returned {len(each)} replies for {recipients} recipients")
     return each if lmtp else replies.fold(each)
