@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,12 @@ def test_no_command_shows_what_there_is() -> None:
 def test_the_version() -> None:
     """On one line."""
     assert (0, f"postbus {__version__}\n") == (ran("--version").exit_code, ran("--version").stdout)
+
+
+def test_the_package_is_a_program_too() -> None:
+    """For those who have an interpreter at hand, not its folder of programs."""
+    done = subprocess.run([sys.executable, "-m", "postbus", "--version"], capture_output=True, text=True, timeout=60, check=False)
+    assert (0, f"postbus {__version__}\n", "") == (done.returncode, done.stdout, done.stderr)
 
 
 @pytest.mark.parametrize(
