@@ -1,11 +1,14 @@
 """What the program sets up round its loop."""
 
+import asyncio
 import gc
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from postbus.app.loop import COLLECT_EVERY_OBJECTS, spare_the_collector
+from postbus.app import loop
+from postbus.app.loop import COLLECT_EVERY_OBJECTS, EXIT_OK, spare_the_collector
 
 
 @pytest.fixture
@@ -27,3 +30,31 @@ def test_the_collector_leaves_what_stays_alone() -> None:
     ring.append(ring)
     del ring
     assert gc.collect() >= 1
+
+
+@pytest.mark.usefixtures("collector")
+def test_a_started_program_spares_the_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind the start, when all is there that stays."""
+    steps: list[str] = []
+
+    class Process:
+        """One that starts and is told to stop at once."""
+
+        def stop(self, why: str) -> None:
+            """Never called here."""
+
+        def reload_soon(self) -> None:
+            """Never called here."""
+
+        async def start(self) -> None:
+            """Start."""
+            steps.append("start")
+
+        async def stopped(self) -> None:
+            """Run."""
+            steps.append("run")
+
+    monkeypatch.setattr(loop, "spare_the_collector", lambda: steps.append("spare"))
+    process: Any = Process()
+    assert EXIT_OK == asyncio.run(loop._serve(process))
+    assert ["start", "spare", "run"] == steps

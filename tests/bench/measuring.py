@@ -107,8 +107,10 @@ def send(address: str, load: Load) -> None:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         watchdog = threading.Timer(RUN_TIMEOUT_S, process.kill)  # waiting with a timeout looks every 50 ms: 4 % of a run
         watchdog.start()
-        code = process.wait()
-        watchdog.cancel()
+        try:
+            code = process.wait()
+        finally:
+            watchdog.cancel()
     if code:
         raise subprocess.CalledProcessError(code, command)
 

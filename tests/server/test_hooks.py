@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from enum import StrEnum
 from typing import Any
 
 import pytest
@@ -16,11 +17,19 @@ from tests.server.wire import Wire, listening
 OK = Reply(250, "OK", "2.0.0")
 
 
+class Words(StrEnum):
+    """What a handler may say, as some like to write it."""
+
+    OK = "250 2.0.0 OK"
+    BOTH = "250 2.0.0 OK\r\n550 no"
+
+
 @pytest.mark.parametrize(
     ("outcome", "expected"),
     [
         pytest.param("250 2.0.0 OK", OK, id="text"),
         pytest.param(b"250 2.0.0 OK", OK, id="octets"),
+        pytest.param(Words.OK, OK, id="text that is an enumeration's"),
         pytest.param(OK, OK, id="a reply"),
         pytest.param("250-one\r\n250 two", Reply(250, ("one", "two")), id="several lines"),
         pytest.param(None, None, id="None"),
@@ -45,6 +54,7 @@ def test_what_an_outcome_stands_for(outcome: Any, expected: Reply | None) -> Non
         pytest.param("250 2.0.0 OK", True, (OK, OK), id="one, LMTP"),
         pytest.param(["250 2.0.0 OK", b"550 no"], True, (OK, Reply(550, "no")), id="each"),
         pytest.param(("250 2.0.0 OK", "550 no"), False, OK, id="folded"),
+        pytest.param(Words.BOTH, True, (OK, Reply(550, "no")), id="each on its line, an enumeration's"),
         pytest.param([], True, None, id="none"),
         pytest.param(bytearray(b"250 OK"), True, None, id="not a reply each"),
     ],

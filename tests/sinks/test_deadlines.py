@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
@@ -181,6 +182,22 @@ def _at_once(work: Any) -> None:
     except StopIteration:
         return
     raise AssertionError("it waits")
+
+
+async def test_after_a_stall_all_that_is_overdue_ends_at_once() -> None:
+    """Not one by one, each in a turn of its own."""
+    deadlines, began_s = Deadlines(), now_s()
+
+    async def wait(delay_s: float) -> None:
+        with pytest.raises(TimeoutError), deadlines.until(began_s + delay_s):
+            await for_ever()
+
+    tasks = [asyncio.create_task(wait(0.001 * number)) for number in range(1, 21)]
+    await asyncio.sleep(0)
+    time.sleep(0.05)
+    while not tasks[0].done():
+        await asyncio.sleep(0)
+    assert all(task.done() for task in tasks)
 
 
 async def test_it_needs_a_task() -> None:

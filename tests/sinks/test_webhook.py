@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import resource
 import socket
 import ssl
@@ -26,6 +27,7 @@ from postbus.sinks.settings import WebhookSettings
 from postbus.sinks.webhook import WebhookSink, make
 from postbus.sinks.webhook.answers import FAMILIES, STATUSES, outcome_of, seconds_of
 from postbus.sinks.webhook.request import Headers, request_of
+from postbus.sinks.webhook.transport import Octets
 from tests.sinks import receivers
 from tests.sinks.receivers import Behaviour, receiving, status
 from tests.sinks.samples import raw_sample, sample
@@ -270,6 +272,36 @@ async def test_an_upload_to_a_receiver_that_does_not_read_ends() -> None:
     """A large event nobody takes is given up with the deadline."""
     async with receiving(receivers.not_reading) as receiver, posting(receiver.url, timeout_s=1) as sink:
         assert await sink.send(sample(octets=20_000_000)) == TIMED_OUT
+
+
+@pytest.mark.parametrize(
+    ("behave", "why"),
+    [
+        pytest.param(None, "the receiver cannot be connected to", id="refused"),
+        pytest.param(receivers.closing(b""), "the receiver closed the connection without an answer", id="dropped"),
+        pytest.param(receivers.silent, "the receiver did not answer in time", id="silent"),
+    ],
+)
+async def test_a_failure_keeps_no_body(behave: Behaviour | None, why: str) -> None:
+    """Nothing waits for the garbage collector: the octets of failed requests are in nobody's budget any more."""
+    async with receiving(behave or status(200)) as receiver:
+        url = receiver.url if behave else "http://127.0.0.1:1/"
+        async with posting(url, timeout_s=0.5) as sink:
+            gc.collect()
+            gc.disable()
+            try:
+                assert await sink.send(sample()) == Retry(why)
+                assert not [one for one in gc.get_objects() if type(one) is Octets and one.octets]
+            finally:
+                gc.enable()
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning")
+async def test_a_url_that_only_settings_take_is_told_as_such() -> None:
+    """It can be none to the client, and nothing is left open then."""
+    async with posting("http://h\\x/") as sink:
+        assert await sink.send(sample()) == Retry("the URL is not one that can be connected to")
+        assert sink.health().detail == "the URL is not one that can be connected to"
 
 
 async def test_a_refused_connection_is_a_retry() -> None:

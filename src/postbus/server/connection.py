@@ -440,6 +440,7 @@ class Connection(Timed, asyncio.Protocol):
                 self.too_late(pending, fault or result)
                 return Special.GONE
             outcome = pending.settle(pending.event, result) if fault is None else self.fault(pending, fault)
+            fault = None  # its traceback has this frame, and so would keep the mail until the garbage collector comes
         return outcome
 
     def failed(self, error: Exception) -> None:

@@ -142,6 +142,8 @@ def reply_of(outcome: Any) -> Reply:
     """
     if type(outcome) is str:
         return _reply_of_text(outcome)
+    if isinstance(outcome, str):  # an enumeration of texts, say
+        return _reply_of_text(str.__str__(outcome))
     if isinstance(outcome, bytes):
         return _reply_of_text(outcome.decode("utf-8", "replace"))
     if not isinstance(outcome, Reply):

@@ -10,7 +10,7 @@ from types import TracebackType
 
 
 class Deadlines:
-    """Whose time is running. One for everybody who waits about equally long."""
+    """Whose time is running. One for everybody who waits about equally long; use it on one loop."""
 
     def __init__(self) -> None:
         self._running: set[Limit] = set()
@@ -41,11 +41,12 @@ class Deadlines:
         self._timer = asyncio.get_running_loop().call_at(look_at_s, self._look)
 
     def _look(self) -> None:
-        """End what is due, and come again for the next. About once in a limit's time, so it may look at all."""
+        """End what is due, and come again for the next. While all comes in time that is once in a limit's time, so it may look at all."""
         self._timer = None
+        now_s = max(self._look_at_s, asyncio.get_running_loop().time())  # a loop's clock may be a little behind its timers
         left_s = []
         for limit in tuple(self._running):
-            if limit.deadline_s > self._look_at_s:
+            if limit.deadline_s > now_s:
                 left_s.append(limit.deadline_s)
             else:
                 self._running.discard(limit)

@@ -57,7 +57,8 @@ RESOLVE_SLACK_S = 2.0
 class Held:
     """A record of about *octets* that aiokafka has and whose fate is open until *future* is done; *alone*: it has its batch to itself.
 
-    *waiters* are told when it is done: who waits may be cancelled, the record's own future may not, or nobody knows its fate.
+    *waiters* are told when it is done: who waits may be cancelled, the record's own future may not, or nobody knows its fate. Made for
+    every event, so its constructor is compiled, as a dataclass' own is not.
     """
 
     __slots__ = ("alone", "future", "octets", "since_s", "topic", "waiters")

@@ -1,8 +1,8 @@
 """Events as HTTP POST requests, signed as Standard Webhooks asks.
 
 - ``request``: event -> headers and body, pure.   ``signing``: the signature, pure.   ``answers``: status and failure -> outcome, pure.
-- ``egress``: which addresses may be connected to, decided where the socket is made.   ``transport``: httpx over aiohttp's connections.
-- ``sink``: the sink.
+- ``egress``: which addresses may be connected to, decided where the socket is made.
+- ``transport``: httpx's requests over aiohttp's connections.   ``sink``: the sink.
 
 The only room that imports httpx and aiohttp.
 """

@@ -23,7 +23,7 @@ from postbus.sinks.tls import client_context
 from postbus.sinks.webhook.answers import GONE, failure_of, outcome_of
 from postbus.sinks.webhook.egress import Egress, names_inside
 from postbus.sinks.webhook.request import Headers, request_of
-from postbus.sinks.webhook.transport import Octets, Transport
+from postbus.sinks.webhook.transport import Octets, Transport, forget_frames
 
 CONNECTION_LOST = (aiohttp.ServerDisconnectedError, ConnectionResetError, BrokenPipeError, aiohttp.ClientConnectionResetError)
 """How a connection ends that the receiver closed while it was idle: the request is worth one more try at once, on a new one."""
@@ -49,7 +49,6 @@ class Equipment:
     """What requests are made with: made once, since it reads secrets and certificates."""
 
     transport: Transport
-    url: httpx.URL
     headers: tuple[tuple[str, str], ...]
     keys: tuple[bytes, ...]
 
@@ -133,7 +132,9 @@ class WebhookSink:
                     return Rejected(f"the event has {len(body)} octets, this sink takes {self._settings.event_max_octets}", too_large=True)
                 return await self._posted(client, headers, body)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return Retry(failure_of(error) or "the request failed")
+            outcome = Retry(failure_of(error) or "the request failed")
+            forget_frames(error)
+            return outcome
         finally:
             self._budget.give(weight)
 
@@ -144,7 +145,7 @@ class WebhookSink:
 
     async def _posted(self, client: Equipment, headers: Headers, body: bytes) -> Outcome:
         """Post once, and once more when the receiver had closed the connection before it could see the request."""
-        request = httpx.Request("POST", client.url, headers=headers, stream=Octets(body))
+        request = httpx.Request("POST", client.transport.url, headers=headers, stream=Octets(body))
         if client.transport.closed:
             return Retry("stopping")
         try:
@@ -205,18 +206,17 @@ class WebhookSink:
     async def _make(self) -> Equipment:
         """Return a client; raises what NOT_MADE lists."""
         settings = self._settings
-        url = httpx.URL(settings.url)
         headers, keys, context = await asyncio.to_thread(self._read)
         private = settings.private if settings.private is not None else names_inside(settings.url)
         transport = Transport(
-            url,
+            settings.url,
             tls=context,
             egress=Egress(private=private, allow=settings.allow),
             connections=settings.concurrency,
             connect_timeout_s=settings.connect_timeout_s,
             response_max_octets=settings.response_max_octets,
         )
-        return Equipment(transport, url, headers, keys)
+        return Equipment(transport, headers, keys)
 
     def _read(self) -> tuple[tuple[tuple[str, str], ...], tuple[bytes, ...], ssl.SSLContext | bool]:
         """Read secrets and certificates: in a thread, since loading the system's authorities takes 20 ms."""

@@ -47,12 +47,35 @@ class Octets(httpx.AsyncByteStream):
 NO_BODY = Octets(b"")
 
 
+def forget_frames(error: BaseException) -> None:
+    """Take their tracebacks off *error* and whatever led to it.
+
+    Frames of aiohttp's hold their own exception, and through ours the body of the request: each failure would keep one, which no budget
+    counts any more, until the garbage collector comes.
+    """
+    seen: set[int] = set()
+    chain: list[BaseException | None] = [error]
+    while chain:
+        one = chain.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            one.__traceback__ = None
+            chain += [one.__cause__, one.__context__]
+
+
 class Transport(httpx.AsyncBaseTransport):
-    """Sends httpx requests to *url* through one aiohttp session. Make it on the running loop."""
+    """Sends httpx requests to one URL through one aiohttp session. Make it on the running loop.
+
+    Attributes:
+        url: where every request goes.
+
+    Raises:
+        httpx.InvalidURL: *url* is none.
+    """
 
     def __init__(
         self,
-        url: httpx.URL,
+        url: str,
         *,
         tls: ssl.SSLContext | bool,
         egress: Egress,
@@ -60,6 +83,11 @@ class Transport(httpx.AsyncBaseTransport):
         connect_timeout_s: float,
         response_max_octets: int,
     ) -> None:
+        self.url = httpx.URL(url)
+        try:
+            self._target = URL(str(self.url), encoded=True)
+        except ValueError as error:
+            raise httpx.InvalidURL(str(error)) from error
         connector = aiohttp.TCPConnector(
             limit=connections,
             ssl=tls,
@@ -75,7 +103,6 @@ class Transport(httpx.AsyncBaseTransport):
             skip_auto_headers=("accept", "accept-encoding", "user-agent", "content-type"),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s),
         )
-        self._url = URL(str(url), encoded=True)
         self._response_max_octets = response_max_octets
 
     @property
@@ -89,7 +116,7 @@ class Transport(httpx.AsyncBaseTransport):
         assert isinstance(body, Octets), "a retry sends the same octets again"
         sending = self._session.request(
             request.method,
-            self._url,
+            self._target,
             data=body.octets if len(body.octets) <= WHOLE_MAX_OCTETS else io.BytesIO(body.octets),
             headers=request.headers.multi_items(),
             allow_redirects=False,
