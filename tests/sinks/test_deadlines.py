@@ -194,7 +194,7 @@ async def test_after_a_stall_all_that_is_overdue_ends_at_once() -> None:
 
     tasks = [asyncio.create_task(wait(0.001 * number)) for number in range(1, 21)]
     await asyncio.sleep(0)
-    time.sleep(0.05)
+    time.sleep(0.05)  # the stall itself: the loop does nothing meanwhile
     while not tasks[0].done():
         await asyncio.sleep(0)
     assert all(task.done() for task in tasks)
