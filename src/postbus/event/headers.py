@@ -28,7 +28,7 @@ FIELDS_MAX = 1000
 
 _END_OF_LINE = re.compile(rb"\r?\n(?![ \t])")
 _FOLD = re.compile(rb"\r?\n(?=[ \t])")
-_CONTROLS = bytes(set(range(32)) - set(b"\t\r\n")) + b"\x7f"
+_CONTROLS = bytes(set(range(32)) - set(b"\t")) + b"\x7f"
 _FIELD = re.compile(r"^([!-9;-~]+)[ \t]*:[ \t]*([^\r]*)\r\n", re.MULTILINE)
 _FIELD_NAME = re.compile(r"[!-9;-~]+")
 _ENCODED_WORD = re.compile(r"=\?([^?*\s]{1,64})(?:\*[^?\s]{0,64})?\?([bBqQ])\?([^?]*)\?=")
@@ -86,13 +86,10 @@ def read(block: bytes) -> Fields:
 
 def _is_plain(block: bytes) -> bool:
     """Return whether a block is pure ASCII with CRLF line ends and no encoded word, controls or endless value."""
-    return (
-        block.isascii()
-        and len(block) <= FIELD_MAX_OCTETS
-        and b"=?" not in block
-        and block.count(b"\n") == block.count(b"\r") == block.count(b"\r\n")
-        and len(block.translate(None, _CONTROLS)) == len(block)
-    )
+    if not block.isascii() or len(block) > FIELD_MAX_OCTETS or b"=?" in block:
+        return False
+    rest = b"".join(block.split(b"\r\n"))
+    return len(rest.translate(None, _CONTROLS)) == len(rest)
 
 
 def _read_plain(block: bytes) -> Fields:
