@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from postbus.telemetry.lines import LINE_MAX_OCTETS, Log, Writer, _Adapter, escape
+from postbus.telemetry.encoding import LINE_MAX_OCTETS, escape
+from postbus.telemetry.lines import Log, Writer, _Adapter
 
 NASTY = "a\x1b[31mred\x07\r\nfake\x00\x7f\x9b2J\u2028\u202e end"
 

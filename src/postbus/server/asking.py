@@ -6,7 +6,9 @@ import asyncio
 import inspect
 import traceback
 from collections.abc import Callable, Generator
-from typing import Any, cast
+from typing import Any, final
+
+from mypy_extensions import mypyc_attr
 
 from postbus import telemetry
 from postbus.server import limits
@@ -20,6 +22,7 @@ from postbus.smtp import replies
 from postbus.smtp.replies import Reply
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Asking(Connection):
     """A connection with a handler.
 
@@ -37,16 +40,18 @@ class Asking(Connection):
     envelope: Envelope | None
     _plan: Plan
 
+    @final
     def _ask(self, name: str, hook: Hook, settle: Callable[[Any, Any], Outcome], event: Any, *args: Any) -> Outcome:
         """Call *hook*; *settle* takes what it returns, now or when it is there."""
         try:
             result = hook(self, self.session, self.envelope, *args)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a handler's
             return self.fault(Pending(_NOTHING, settle, event, name, self.envelope), blamed(error))
-        if type(result) not in _ANSWERS and inspect.isawaitable(result):
+        if type(result) not in _ANSWERS and (hasattr(result, "__await__") or inspect.isawaitable(result)):
             return Pending(result, settle, event, name, self.envelope)
         return settle(event, result)
 
+    @final
     def _verdict(self, name: str, result: Any) -> Reply:
         """Return the reply *result* stands for; what stands for none is our fault, so 451."""
         if type(result) is Reply and result.code < 300:  # mostly
@@ -74,21 +79,6 @@ class Asking(Connection):
         self._tell_refused(refusal)
         return refusal
 
-    def fault(self, pending: Pending, error: Exception) -> Outcome:
-        """A hook raised: log it, let ``handle_exception`` find words if somebody wrote one, else 451."""
-        self._log_fault(pending.hook, error)
-        if not self._plan.explains or pending.hook == "exception":
-            return pending.settle(pending.event, replies.LOCAL_ERROR)
-        return Pending(self.handle_exception(error), pending.settle, pending.event, "exception", pending.envelope)
-
-    async def handle_exception(self, error: Exception) -> str | Reply:
-        """Return the status line for *error*, raised by a hook or an ``smtp_<VERB>`` method. Override it, or give the handler one."""
-        hook = self._plan.hooks.exception
-        if hook is None:
-            return replies.LOCAL_ERROR
-        result = hook(error)
-        return cast("str | Reply", await result if inspect.isawaitable(result) else result)
-
     def _tell(self, name: str, hook: Hook, *args: Any) -> None:
         """Call a hook whose answer nobody waits for."""
         try:
@@ -111,6 +101,7 @@ class Asking(Connection):
         told = traceback.format_tb(error.__traceback__) if secret else traceback.format_exception(error)
         telemetry.hook_failed(hook=name, session=self._session_id, error=type(error).__name__, traceback="".join(told))
 
+    @final
     @property
     def _session_id(self) -> str:
         return self.session.id if self.session is not None else ""

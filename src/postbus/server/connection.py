@@ -25,14 +25,16 @@ import asyncio
 import inspect
 import ssl
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, cast
+from typing import Any, cast, final
+
+from mypy_extensions import mypyc_attr
 
 from postbus import telemetry
 from postbus.server import limits
 from postbus.server.clients import Client
-from postbus.server.outcome import Answer, Outcome, Pending, Special, blamed
+from postbus.server.outcome import Act, Answer, Outcome, Pending, Special, blamed
 from postbus.server.preface import HeaderTerms, Preface
 from postbus.server.proxy_protocol import ProxyData
 from postbus.server.roster import SHUTTING_DOWN, Roster, Terms
@@ -55,10 +57,12 @@ NEED_DATA, PAUSED = Signal.NEED_DATA, Signal.PAUSED  # looking a member up in it
 TIMED_OUT = Reply(421, "Timeout, closing connection", "4.4.2")
 
 
-class Connection(Timed, asyncio.Protocol):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Connection(Timed):
     """The asyncio side of a session.
 
     Attributes:
+        acts: what each event of the engine leads to, by its type.
         transport: None before the connection is made and after it has ended.
         engine: the protocol.
         roster: whom it belongs to.
@@ -89,6 +93,7 @@ class Connection(Timed, asyncio.Protocol):
         "_task",
         "_turn_octets",
         "_wake",
+        "acts",
         "busy",
         "client",
         "engine",
@@ -100,7 +105,9 @@ class Connection(Timed, asyncio.Protocol):
         "transport",
     )
 
-    acts: ClassVar[Mapping[type[Any], Callable[[Any, Any], Outcome]]] = {}
+    acts: Mapping[type[Any], Act]
+    engine: Engine
+    roster: Roster
 
     # What few connections ever set is an attribute of the class until they do, here and in the floors above: an instance of more than
     # 512 octets is made by malloc, which costs each connection microseconds.
@@ -115,9 +122,7 @@ class Connection(Timed, asyncio.Protocol):
         self._command_timeout_s = command_timeout_s
         self.loop = loop
         self.transport: asyncio.Transport | None = None
-        self.roster: Roster = cast("Roster", None)
         self._has_roster = False
-        self.engine: Engine = cast("Engine", None)
         self.busy = False
         self.finished = False
         self.reason = ""
@@ -252,6 +257,7 @@ class Connection(Timed, asyncio.Protocol):
 
     # --- the pump
 
+    @final
     def pump(self) -> None:
         """Act on every event there is, up to TURN_COMMANDS answers."""
         if self._paused & PEER:
@@ -296,6 +302,7 @@ class Connection(Timed, asyncio.Protocol):
         if event is not NEED_DATA or self._half_closed:
             self._settle(event)
 
+    @final
     def _settle(self, event: Any) -> None:
         """See whether the conversation is over, or TLS begins."""
         if event is Signal.CLOSED:
@@ -308,6 +315,7 @@ class Connection(Timed, asyncio.Protocol):
         elif self._half_closed and event is Signal.NEED_DATA and self.transport is not None:
             self.hang_up("eof")
 
+    @final
     def _act(self, outcome: Outcome) -> None:
         """Do for one *outcome* what ``pump`` does for many."""
         if isinstance(outcome, Pending):
@@ -317,6 +325,7 @@ class Connection(Timed, asyncio.Protocol):
         self._give(outcome)
         self.pump()
 
+    @final
     def _give(self, outcome: Outcome) -> None:
         """Answer with *outcome*, if it is an answer; and if this was the last one before a drain's end, say so."""
         if isinstance(outcome, Reply | tuple):
@@ -334,6 +343,7 @@ class Connection(Timed, asyncio.Protocol):
             return answer
         return (whole, *rest) if isinstance(answer, tuple) else whole
 
+    @final
     def flush(self) -> None:
         """Send what the engine has to say."""
         out = self.engine.bytes_to_send()
@@ -356,6 +366,7 @@ class Connection(Timed, asyncio.Protocol):
         """Received so far."""
         return self._octets_before + self._turn_octets
 
+    @final
     def _end_turn(self) -> None:
         self._octets_before += self._turn_octets
         self._turn_octets = 0
@@ -371,12 +382,14 @@ class Connection(Timed, asyncio.Protocol):
 
     # --- pausing
 
+    @final
     def pause(self, reason: int) -> None:
         """Stop reading for *reason*."""
         if not self._paused and self.transport is not None and not self.transport.is_closing():
             self.transport.pause_reading()
         self._paused |= reason
 
+    @final
     def resume(self, reason: int) -> None:
         """*reason* holds no longer: read again if it was the last."""
         if self._paused & reason:
@@ -386,6 +399,7 @@ class Connection(Timed, asyncio.Protocol):
 
     # --- work that waits
 
+    @final
     def _start(self, pending: Pending) -> None:
         """Have the connection's task do *pending*'s work."""
         self.busy = True
@@ -398,6 +412,7 @@ class Connection(Timed, asyncio.Protocol):
             if not wake.done():
                 wake.set_result(None)
 
+    @final
     async def _work(self, shift: int) -> None:
         """Do one job after the other, until the connection ends or an answer comes too late."""
         try:
@@ -416,12 +431,14 @@ class Connection(Timed, asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 - the top of a task: a mistake of ours ends this session and no other
             self.failed(error)
 
+    @final
     async def _rest(self) -> None:
         """Wait for the next job, unless the pump has brought one or the connection is over."""
         if self._job is None and not self.finished:
             self._wake = self.loop.create_future()
             await self._wake
 
+    @final
     async def resolve(self, outcome: Outcome, shift: int) -> Outcome:
         """Wait until *outcome* is an answer. GONE: the peer has left, or was answered without it since *shift*."""
         while isinstance(outcome, Pending):
@@ -477,6 +494,7 @@ class Connection(Timed, asyncio.Protocol):
         if limit is not None:
             self.limited(limit)
 
+    @final
     def _slow_down(self) -> bool:
         """Answer a peer slower that makes many mistakes, or wants much but mail; return whether it has to wait.
 
@@ -561,7 +579,7 @@ class Connection(Timed, asyncio.Protocol):
         try:
             secure = await self.loop.start_tls(
                 transport,
-                self,
+                cast("asyncio.Protocol", self),
                 context,
                 server_side=True,
                 ssl_handshake_timeout=self.roster.terms.timeouts.handshake_s,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, cast
+from collections.abc import Mapping
+from typing import Any, ClassVar, cast, final
+
+from mypy_extensions import mypyc_attr
 
 from postbus import telemetry
 from postbus.server.body import CRUMB_OCTETS, Body, Spill
@@ -21,6 +23,7 @@ from postbus.smtp.replies import Reply
 DISK_FULL = Reply(452, "Insufficient system storage", "4.3.1")
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Content(Streaming):
     """What comes behind DATA and BDAT.
 
@@ -106,6 +109,7 @@ class Content(Streaming):
             self._give(None)  # a farewell may have waited for the end of this message
         return outcome
 
+    @final
     def _end(self, event: EndOfMessage) -> Outcome:
         if event.refusal is not None:
             self._drop_content()
@@ -138,6 +142,7 @@ class Content(Streaming):
         body = Body(None, path=path, size_octets=size_octets, digest=spill.digest, unlink=self.roster.unlink, file=file)
         return self._deliver(event, body)
 
+    @final
     def _deliver(self, event: EndOfMessage, body: Body) -> Outcome:
         """Give a whole message to ``handle_DATA``."""
         envelope = self.envelope
@@ -171,6 +176,7 @@ class Content(Streaming):
         hook = self._plan.hooks.data
         return self._messaged(event, replies.OK) if hook is None else self._ask("DATA", hook, self._messaged, event)
 
+    @final
     def _messaged(self, _event: EndOfMessage, result: Any) -> Outcome:
         """The message has its answer: forget it."""
         engine, envelope = self.engine, self.envelope
@@ -203,6 +209,7 @@ class Content(Streaming):
             self._give_credit()
         return replies.CHUNK_OK
 
+    @final
     def _give_credit(self) -> None:
         """Content begins: its time runs."""
         self.credit_s = self.roster.terms.timeouts.data_s
@@ -233,6 +240,7 @@ class Content(Streaming):
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
 
+    @final
     def _tolerate(self, envelope: Envelope, defects: Mapping[str, int]) -> None:
         """Note *defects*, kind to count, on *envelope* and in the metrics."""
         for kind, count in defects.items():
@@ -280,5 +288,3 @@ class Content(Streaming):
     def _set_post_data_state(self) -> None:
         """A message is over: begin with a new envelope."""
         self.envelope = self._create_envelope()
-
-    acts: ClassVar[Mapping[type[Any], Callable[[Any, Any], Outcome]]] = {Bdat: _on_bdat, Chunk: _on_chunk, EndOfMessage: _on_end}

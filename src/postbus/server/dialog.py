@@ -1,15 +1,16 @@
 """What each event of the engine leads to: hooks asked, transactions kept, methods called.
 
 A server class has eight floors, each a class that derives from the one below: ``Connection`` (bytes and tasks), ``Asking`` (hooks),
-``Streaming`` and ``Content`` (what comes behind DATA), ``Identification`` (AUTH), ``Reception`` (how a session begins and ends),
-``Dialog`` (every other event), ``SMTP`` (what subclasses see).
+``Streaming`` and ``Content`` (what comes behind DATA), ``Reception`` (how a session begins and ends), ``Dialog`` (every other event),
+``Identification`` (AUTH), ``SMTP`` (what subclasses see). Those up to ``Dialog`` are compiled in the image (pyproject.toml).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, final
+
+from mypy_extensions import mypyc_attr
 
 from postbus.server.connection import UPGRADE
 from postbus.server.envelope import Envelope
@@ -41,6 +42,7 @@ from postbus.smtp.replies import Reply
 NULL_SENDER = "<>"  # what aiosmtpd's handlers see for the null reverse-path
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Dialog(Reception):
     """The events of one session, and what is done about them."""
 
@@ -48,6 +50,8 @@ class Dialog(Reception):
 
     _calls: dict[str, int]
     _raw: bool
+    _answered: bool = False
+    _pushed: Reply | None = None
     _said: list[Reply] | None = None
 
     # --- commands, the fast way
@@ -215,6 +219,7 @@ class Dialog(Reception):
             return self._simple("HELP", hook, event, event.arg)
         return self._help(event)
 
+    @final
     def _simple(self, name: str, hook: Hook | None, event: Any, *args: Any) -> Outcome:
         """Ask a hook whose reply is all there is to it."""
         if hook is None:
@@ -344,25 +349,6 @@ class Dialog(Reception):
         if self.envelope is not None and self.envelope is pending.envelope:
             self.envelope = self.envelope.parted()
         return answer
-
-    acts: ClassVar[Mapping[type[Any], Callable[[Any, Any], Outcome]]] = {
-        **Reception.acts,
-        Helo: _on_helo,
-        Mail: _on_mail,
-        Rcpt: _on_rcpt,
-        DataStart: _on_data,
-        StartTls: _on_starttls,
-        Xclient: _on_xclient,
-        Xforward: _on_xforward,
-        Rset: _on_rset,
-        Noop: _on_noop,
-        Vrfy: _on_vrfy,
-        Expn: _on_expn,
-        Help: _on_help,
-        Quit: _on_quit,
-        Command: _on_command,
-        Refused: _on_refused,
-    }
 
 
 def _options(event: Mail | Rcpt) -> list[str]:

@@ -16,14 +16,14 @@ import inspect
 import json
 import warnings
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from postbus import telemetry
 from postbus.server import sasl
 from postbus.server.auth import AuthCallbackType, AuthenticatorType, AuthResult, LoginPassword
-from postbus.server.content import Content
+from postbus.server.dialog import Dialog
 from postbus.server.hooks import MISSING, Misanswered, _Missing, reply_of
 from postbus.server.outcome import Answer, Outcome, Pending, Special
 from postbus.smtp import exchange, replies
@@ -45,21 +45,13 @@ class Verdict:
     by_hook: bool
 
 
-class Identification(Content):
+class Identification(Dialog):
     """Who the peer is. Attributes that begin with ``_auth`` are ``SMTP``'s parameters."""
-
-    __slots__ = ()
 
     _authenticator: AuthenticatorType | None = None
     _auth_callback: AuthCallbackType | None = None
-    _auth_required: bool = False
-    _auth_require_tls: bool = True
-    _auth_terms: tuple[Any, ...] = (False, True, None, (), False)
     _auth_failures: int = 0
     _response_event: asyncio.Future[AuthResponse] | None = None
-    _raw: bool
-    _answered: bool = False
-    _pushed: Reply | None = None
 
     if TYPE_CHECKING:  # what the floors above bring
 
@@ -325,12 +317,6 @@ class Identification(Content):
         if failed and self._pushed is None:
             await self.challenge_auth(error)  # the client answers ^A, or nothing, or cancels
         return result
-
-    acts: ClassVar[Mapping[type[Any], Callable[[Any, Any], Outcome]]] = {
-        **Content.acts,
-        Auth: _on_auth,
-        AuthResponse: _on_auth_response,
-    }
 
 
 def _result(good: Any, auth_data: Any) -> AuthResult:

@@ -13,8 +13,6 @@ __all__ = ["LMTP", "SMTP", "syntax"]
 class LMTP(SMTP):
     """One LMTP session. ``handle_EHLO`` is asked about LHLO too; ``handle_DATA`` may return a list, one outcome per recipient in order."""
 
-    __slots__ = ()
-
     lmtp: ClassVar[bool] = True
     show_smtp_greeting: bool = False  # aiosmtpd's; nothing depends on it
 

@@ -45,3 +45,4 @@ class Special(Enum):
 
 
 Outcome = Answer | Pending | Special | None
+Act = Callable[[Any, Any], Outcome]

@@ -49,6 +49,7 @@ class Plan:
     """The shared part of many connections.
 
     Attributes:
+        acts: what each event of the engine leads to.
         key: what it was made from; a connection with another key needs another plan.
         hooks: the handler's.
         methods: name of verb to name of method, of every raw verb.
@@ -66,13 +67,14 @@ class Plan:
     """
 
     __slots__ = (
-        "banner", "checks_auth", "checks_helo", "counts", "explains", "external", "hooks", "key", "limits", "mechanisms", "methods",
+        "acts", "banner", "checks_auth", "checks_helo", "counts", "explains", "external", "hooks", "key", "limits", "mechanisms", "methods",
         "offer", "pushes", "raw_verbs", "special",
     )  # fmt: skip
 
     def __init__(self, server: Reception, roster: Roster) -> None:
         self.key = key_of(server, roster)
         smtp_class = type(server)
+        self.acts = server._acts_by_event()  # noqa: SLF001 - a floor of the same class
         self.hooks = Hooks(server.event_handler, by_server=not is_stock(smtp_class, "_call_handler_hook"))
         self.pushes = not is_stock(smtp_class, "push")
         self.checks_helo = not is_stock(smtp_class, "check_helo_needed")
@@ -121,7 +123,8 @@ STOCK_MODULES = frozenset(
 
 def is_stock(smtp_class: type, name: str) -> bool:
     """Return whether method *name* of *smtp_class* is as we wrote it."""
-    return getattr(smtp_class, name).__module__ in STOCK_MODULES
+    method = getattr(smtp_class, name)
+    return getattr(method, "__objclass__", method).__module__ in STOCK_MODULES  # a compiled method knows its class instead
 
 
 def _raw_for_its_class(server: Reception) -> set[str]:

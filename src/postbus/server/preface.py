@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from postbus import telemetry
 from postbus.server.networks import Networks
@@ -84,7 +84,7 @@ class Preface(asyncio.Protocol):
         server, transport = self._server, self._transport
         server.roster.unexpect(self)
         server.proxied = found
-        transport.set_protocol(server)
+        transport.set_protocol(cast("asyncio.Protocol", server))
         server.connection_made(transport)
         rest = data[taken:]
         if rest:

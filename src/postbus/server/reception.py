@@ -6,13 +6,15 @@ import asyncio
 import ssl
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, final
+
+from mypy_extensions import mypyc_attr
 
 from postbus import telemetry
 from postbus.server import limits
+from postbus.server.content import Content
 from postbus.server.hooks import MISSING
-from postbus.server.identification import Identification
-from postbus.server.outcome import Outcome
+from postbus.server.outcome import Act, Outcome
 from postbus.server.plan import Plan, key_of
 from postbus.server.preface import refused
 from postbus.server.session import Session, tls_of
@@ -24,7 +26,8 @@ from postbus.smtp.terms import Offer
 INSECURE = Reply(554, "Command refused due to lack of security", "5.7.0")  # RFC 3207 s4.1
 
 
-class Reception(Identification):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Reception(Content):
     """The life of a session around what is said in it. Attributes without a word here are ``SMTP``'s parameters."""
 
     __slots__ = (
@@ -46,8 +49,16 @@ class Reception(Identification):
     line_length_limit: int
     local_part_limit: int
     _call_limits: tuple[Mapping[str, int], int] | None = None
+    _auth_required: bool = False
+    _auth_require_tls: bool = True
+    _auth_terms: tuple[Any, ...] = (False, True, None, (), False)
     _began_at: float
     _greeted: bool
+
+    @classmethod
+    def _acts_by_event(cls) -> Mapping[type[Any], Act]:
+        """Return what each event of the engine leads to."""
+        raise TypeError(f"{cls.__name__} does nothing about any event")
 
     # --- the life of a session
 
@@ -75,6 +86,7 @@ class Reception(Identification):
             self.engine.refuse(result if isinstance(result, Reply) else INSECURE)
         return None
 
+    @final
     def _new_session(self, old: Session | None) -> Session:
         session = self._create_session()
         terms = self.roster.terms
@@ -97,12 +109,14 @@ class Reception(Identification):
         session.find_local = transport.get_extra_info
         return session
 
+    @final
     def _greet(self, *, tls: bool) -> Outcome:
         roster = self.roster
         plan = roster.plan
         if plan is None or plan.key != key_of(self, roster):
             plan = roster.plan = Plan(self, roster)
         self._plan = plan
+        self.acts = plan.acts
         self._set_rset_state()
         self.engine = Engine(self._offer(), lmtp=self.lmtp, limits=plan.limits, raw_verbs=plan.raw_verbs, tls=tls)
         self._greeted = True
@@ -124,6 +138,7 @@ class Reception(Identification):
         self.drop("proxy")
         return None
 
+    @final
     def _wait_or_welcome(self) -> Outcome:
         """Greet, after the pause that shows who does not wait for a banner."""
         delay_s = self.roster.terms.timeouts.greet_delay_s
@@ -155,6 +170,7 @@ class Reception(Identification):
             offer = self.engine.offer
             self.engine.offer = replace(offer, auth=tuple(sorted({*offer.auth, "EXTERNAL"})))
 
+    @final
     def _open(self, banner: Reply) -> None:
         """Say *banner*, unless the peer has talked before it."""
         self.engine.open(banner)

@@ -31,16 +31,37 @@ from postbus.server.auth import (
 )
 from postbus.server.body import Spill
 from postbus.server.connection import UPGRADE
-from postbus.server.dialog import Dialog
 from postbus.server.envelope import Envelope
 from postbus.server.hooks import MISSING, Hooks, _Missing
-from postbus.server.outcome import Answer, Outcome, Pending, Special
-from postbus.server.plan import DEFAULT_LIMITS, Plan, syntax
+from postbus.server.identification import Identification
+from postbus.server.outcome import Act, Answer, Outcome, Pending, Special
+from postbus.server.plan import DEFAULT_LIMITS, syntax
 from postbus.server.preface import HeaderTerms
 from postbus.server.session import Session
 from postbus.smtp import replies
 from postbus.smtp.commands import VERBS
-from postbus.smtp.events import DataStart, EndOfMessage, Mail, Rcpt, StartTls
+from postbus.smtp.events import (
+    Auth,
+    AuthResponse,
+    Bdat,
+    Chunk,
+    Command,
+    DataStart,
+    EndOfMessage,
+    Expn,
+    Helo,
+    Help,
+    Mail,
+    Noop,
+    Quit,
+    Rcpt,
+    Refused,
+    Rset,
+    StartTls,
+    Vrfy,
+    Xclient,
+    Xforward,
+)
 from postbus.smtp.replies import Reply
 
 __all__ = [
@@ -115,7 +136,7 @@ def call_limits(limit: Any) -> tuple[Mapping[str, int], int] | None:
     return limit, limit.get("*", CALL_LIMIT_DEFAULT)
 
 
-class SMTP(Dialog):
+class SMTP(Identification, asyncio.Protocol):
     """One SMTP session; ``LMTP`` is the other protocol.
 
     Class attributes, to set in a subclass:
@@ -130,8 +151,6 @@ class SMTP(Dialog):
         lmtp: speaks LMTP.
         messages_accepted, messages_refused, recipients: of this session, so far.
     """
-
-    __slots__ = ()
 
     command_size_limit: int = DEFAULT_LIMITS.command_octets
     line_length_limit: int = DEFAULT_LIMITS.text_line_octets
@@ -233,10 +252,35 @@ class SMTP(Dialog):
         self._spill: Spill | None = None
         self._disk_event: asyncio.Future[None] | None = None
         self._content_event = None
-        self._plan: Plan = cast("Plan", None)
         self._raw = False
         self._began_at = 0.0
         self._greeted = False
+
+    @classmethod
+    def _acts_by_event(cls) -> Mapping[type[Any], Act]:
+        """Return what each event of the engine leads to."""
+        return {
+            Bdat: cls._on_bdat,
+            Chunk: cls._on_chunk,
+            EndOfMessage: cls._on_end,
+            Auth: cls._on_auth,
+            AuthResponse: cls._on_auth_response,
+            Helo: cls._on_helo,
+            Mail: cls._on_mail,
+            Rcpt: cls._on_rcpt,
+            DataStart: cls._on_data,
+            StartTls: cls._on_starttls,
+            Xclient: cls._on_xclient,
+            Xforward: cls._on_xforward,
+            Rset: cls._on_rset,
+            Noop: cls._on_noop,
+            Vrfy: cls._on_vrfy,
+            Expn: cls._on_expn,
+            Help: cls._on_help,
+            Quit: cls._on_quit,
+            Command: cls._on_command,
+            Refused: cls._on_refused,
+        }
 
     # --- what subclasses call and override
 
@@ -272,6 +316,21 @@ class SMTP(Dialog):
             return MISSING
         result = hook(self, self.session, self.envelope, *args)
         return await result if inspect.isawaitable(result) else result
+
+    def fault(self, pending: Pending, error: Exception) -> Outcome:
+        """A hook raised: log it, let ``handle_exception`` find words if somebody wrote one, else 451."""
+        self._log_fault(pending.hook, error)
+        if not self._plan.explains or pending.hook == "exception":
+            return pending.settle(pending.event, replies.LOCAL_ERROR)
+        return Pending(self.handle_exception(error), pending.settle, pending.event, "exception", pending.envelope)
+
+    async def handle_exception(self, error: Exception) -> str | Reply:
+        """Return the status line for *error*, raised by a hook or an ``smtp_<VERB>`` method. Override it, or give the handler one."""
+        hook = self._plan.hooks.exception
+        if hook is None:
+            return replies.LOCAL_ERROR
+        result = hook(error)
+        return cast("str | Reply", await result if inspect.isawaitable(result) else result)
 
     async def push(self, status: str | bytes | Reply) -> None:
         """Send a status line; the last one pushed by an ``smtp_<VERB>`` method answers the command.

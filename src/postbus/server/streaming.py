@@ -19,6 +19,8 @@ import asyncio
 import codecs
 from typing import Any
 
+from mypy_extensions import mypyc_attr
+
 from postbus import telemetry
 from postbus.server.asking import Asking
 from postbus.server.hooks import Hook
@@ -56,6 +58,7 @@ class Stream:
             return ""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Streaming(Asking):
     """A connection whose handler may want the content as it arrives."""
 

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from mypy_extensions import mypyc_attr
+
 
 class Lapse(Enum):
     """Which deadline has passed."""
@@ -43,6 +45,7 @@ class Timeouts:
     error_delay_s: float = 1.0
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Timed:
     """The marks of one connection, and which deadline they have passed.
 
