@@ -48,7 +48,7 @@ BESIDE = (
 """These wait for a broker, or for timers, most of the time, so they run beside the others."""
 NEVER_WAIT = re.compile(r"asyncio\.timeout(_at)?\(.*\)|[a-z.]+\.(lock|reading|_one_at_a_time)")
 """Deadlines and locks: their ``__aexit__`` returns without having waited."""
-TIMEOUT_S = 400
+TIMEOUT_S = 600
 KILL_ROUNDS = 3
 
 

@@ -310,3 +310,52 @@ def test_a_reply_that_is_begun_and_not_ended_in_time_spoils_no_other(run: Run) -
             assert await wire.say("VRFY x") == "252 2.5.2 no"
 
     run(scenario())
+
+
+@pytest.mark.parametrize(
+    "loosely",
+    [
+        pytest.param({"enable_SMTPUTF8": None, "decode_data": 0}, id="no"),
+        pytest.param({"enable_SMTPUTF8": 1, "decode_data": 1}, id="yes"),
+        pytest.param({"data_size_limit": 1e6}, id="a round number"),
+        pytest.param({"auth_required": 0, "auth_require_tls": 1}, id="AUTH"),
+    ],
+)
+def test_parameters_of_nearly_the_right_type(loosely: dict[str, Any], run: Run) -> None:
+    """Are what Python takes them for, wherever we run."""
+
+    async def scenario() -> None:
+        box = Box()
+        async with listening(box, factory=lambda: SMTP(box, **loosely)) as listener, Wire.to(listener) as wire:
+            await wire.begin("b@x")
+            assert await sent(wire) == "250 2.0.0 OK"
+
+    run(scenario())
+
+
+class Independent(SMTP):
+    """Returns what nobody asked for, and has methods that are called as some of ours."""
+
+    def _set_rset_state(self) -> Any:
+        super()._set_rset_state()
+        return "forgotten"
+
+    def _set_post_data_state(self) -> Any:
+        super()._set_post_data_state()
+        return "over"
+
+    def _on_mail(self, event: Any) -> Any:
+        raise AssertionError(f"{event} was not meant for this")
+
+
+def test_a_subclass_with_ways_of_its_own(run: Run) -> None:
+    """Takes mail as any other."""
+
+    async def scenario() -> None:
+        box = Box()
+        async with listening(box, factory=lambda: Independent(box)) as listener, Wire.to(listener) as wire:
+            await wire.begin("b@x")
+            assert await sent(wire) == "250 2.0.0 OK"
+            assert await wire.say("RSET") == "250 2.0.0 OK"
+
+    run(scenario())

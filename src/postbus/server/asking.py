@@ -47,7 +47,7 @@ class Asking(Connection):
             result = hook(self, self.session, self.envelope, *args)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a handler's
             return self.fault(Pending(_NOTHING, settle, event, name, self.envelope), blamed(error))
-        if type(result) not in _ANSWERS and (hasattr(result, "__await__") or inspect.isawaitable(result)):
+        if type(result) not in _ANSWERS and (hasattr(type(result), "__await__") or inspect.isawaitable(result)):
             return Pending(result, settle, event, name, self.envelope)
         return settle(event, result)
 
@@ -107,7 +107,7 @@ class Asking(Connection):
         return self.session.id if self.session is not None else ""
 
 
-_ANSWERS = frozenset({str, Reply})
+_ANSWERS = frozenset({str, Reply, type(None)})
 """What hooks return most often: ``isawaitable`` asks an abstract class, which takes as long as a short hook."""
 
 

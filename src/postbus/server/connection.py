@@ -109,8 +109,8 @@ class Connection(Timed):
     engine: Engine
     roster: Roster
 
-    # What few connections ever set is an attribute of the class until they do, here and in the floors above: an instance of more than
-    # 512 octets is made by malloc, which costs each connection microseconds.
+    # What few connections ever set is, in plain Python, an attribute of the class until they do, here and in the floors above: an instance
+    # of more than 512 octets is made by malloc, which costs each connection microseconds.
     header_terms: HeaderTerms | None = None
     proxied: ProxyData | None = None
     limit: str = ""

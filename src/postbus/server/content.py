@@ -285,6 +285,6 @@ class Content(Streaming):
         """Return a new envelope; override it to have one of your own."""
         return Envelope()
 
-    def _set_post_data_state(self) -> None:
-        """A message is over: begin with a new envelope."""
+    def _set_post_data_state(self) -> Any:
+        """A message is over: begin with a new envelope. What an override returns is nothing to us, here and in ``_set_rset_state``."""
         self.envelope = self._create_envelope()

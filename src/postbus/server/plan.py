@@ -116,15 +116,12 @@ class Plan:
 
 
 NOT_LMTP = frozenset({"HELO", "EHLO"})
-STOCK_MODULES = frozenset(
-    f"postbus.server.{name}" for name in ("asking", "streaming", "content", "identification", "reception", "dialog", "smtp", "lmtp")
-)
+STOCK_MODULES = frozenset(f"postbus.server.{name}" for name in ("identification", "smtp", "lmtp"))
 
 
 def is_stock(smtp_class: type, name: str) -> bool:
     """Return whether method *name* of *smtp_class* is as we wrote it."""
-    method = getattr(smtp_class, name)
-    return getattr(method, "__objclass__", method).__module__ in STOCK_MODULES  # a compiled method knows its class instead
+    return getattr(smtp_class, name).__module__ in STOCK_MODULES
 
 
 def _raw_for_its_class(server: Reception) -> set[str]:

@@ -237,6 +237,6 @@ class Reception(Content):
         """Return a new session; override it to have one of your own."""
         return Session(self.loop)
 
-    def _set_rset_state(self) -> None:
+    def _set_rset_state(self) -> Any:
         """Forget the transaction, but not the greeting."""
         self._set_post_data_state()

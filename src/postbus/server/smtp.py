@@ -213,9 +213,9 @@ class SMTP(Identification, asyncio.Protocol):
         """
         super().__init__(loop or make_loop(), timeout)
         self.event_handler = handler
-        self.data_size_limit = data_size_limit
-        self.enable_SMTPUTF8 = enable_SMTPUTF8
-        self.decode_data = decode_data
+        self.data_size_limit = None if data_size_limit is None else int(data_size_limit)
+        self.enable_SMTPUTF8 = bool(enable_SMTPUTF8)
+        self.decode_data = bool(decode_data)
         self.hostname = hostname or machine_name()
         self.__ident__ = ident or "postbus"
         self.tls_context = tls_context
@@ -229,8 +229,8 @@ class SMTP(Identification, asyncio.Protocol):
         if auth_required or not auth_require_tls or auth_mechanisms is not None or auth_exclude_mechanism or judged:
             self._authenticator = authenticator
             self._auth_callback = auth_callback if authenticator is None else None
-            self._auth_required = auth_required
-            self._auth_require_tls = auth_require_tls
+            self._auth_required = bool(auth_required)
+            self._auth_require_tls = bool(auth_require_tls)
             self._auth_terms = (
                 auth_required,
                 auth_require_tls,
@@ -258,28 +258,28 @@ class SMTP(Identification, asyncio.Protocol):
 
     @classmethod
     def _acts_by_event(cls) -> Mapping[type[Any], Act]:
-        """Return what each event of the engine leads to."""
+        """Return what each event of the engine leads to, whatever else is called so in a subclass."""
         return {
-            Bdat: cls._on_bdat,
-            Chunk: cls._on_chunk,
-            EndOfMessage: cls._on_end,
-            Auth: cls._on_auth,
-            AuthResponse: cls._on_auth_response,
-            Helo: cls._on_helo,
-            Mail: cls._on_mail,
-            Rcpt: cls._on_rcpt,
-            DataStart: cls._on_data,
-            StartTls: cls._on_starttls,
-            Xclient: cls._on_xclient,
-            Xforward: cls._on_xforward,
-            Rset: cls._on_rset,
-            Noop: cls._on_noop,
-            Vrfy: cls._on_vrfy,
-            Expn: cls._on_expn,
-            Help: cls._on_help,
-            Quit: cls._on_quit,
-            Command: cls._on_command,
-            Refused: cls._on_refused,
+            Bdat: super()._on_bdat,
+            Chunk: super()._on_chunk,
+            EndOfMessage: super()._on_end,
+            Auth: super()._on_auth,
+            AuthResponse: super()._on_auth_response,
+            Helo: super()._on_helo,
+            Mail: super()._on_mail,
+            Rcpt: super()._on_rcpt,
+            DataStart: super()._on_data,
+            StartTls: super()._on_starttls,
+            Xclient: super()._on_xclient,
+            Xforward: super()._on_xforward,
+            Rset: super()._on_rset,
+            Noop: super()._on_noop,
+            Vrfy: super()._on_vrfy,
+            Expn: super()._on_expn,
+            Help: super()._on_help,
+            Quit: super()._on_quit,
+            Command: super()._on_command,
+            Refused: super()._on_refused,
         }
 
     # --- what subclasses call and override
