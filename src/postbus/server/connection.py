@@ -109,8 +109,7 @@ class Connection(Timed):
     engine: Engine
     roster: Roster
 
-    # What few connections ever set is, in plain Python, an attribute of the class until they do, here and in the floors above: an instance
-    # of more than 512 octets is made by malloc, which costs each connection microseconds.
+    # What few connections ever set is, in plain Python, the class' until then: instances beyond 512 octets are malloc's, which takes longer.
     header_terms: HeaderTerms | None = None
     proxied: ProxyData | None = None
     limit: str = ""
@@ -315,7 +314,6 @@ class Connection(Timed):
         elif self._half_closed and event is Signal.NEED_DATA and self.transport is not None:
             self.hang_up("eof")
 
-    @final
     def _act(self, outcome: Outcome) -> None:
         """Do for one *outcome* what ``pump`` does for many."""
         if isinstance(outcome, Pending):
@@ -343,7 +341,6 @@ class Connection(Timed):
             return answer
         return (whole, *rest) if isinstance(answer, tuple) else whole
 
-    @final
     def flush(self) -> None:
         """Send what the engine has to say."""
         out = self.engine.bytes_to_send()
@@ -366,7 +363,6 @@ class Connection(Timed):
         """Received so far."""
         return self._octets_before + self._turn_octets
 
-    @final
     def _end_turn(self) -> None:
         self._octets_before += self._turn_octets
         self._turn_octets = 0
@@ -412,7 +408,6 @@ class Connection(Timed):
             if not wake.done():
                 wake.set_result(None)
 
-    @final
     async def _work(self, shift: int) -> None:
         """Do one job after the other, until the connection ends or an answer comes too late."""
         try:
@@ -494,7 +489,6 @@ class Connection(Timed):
         if limit is not None:
             self.limited(limit)
 
-    @final
     def _slow_down(self) -> bool:
         """Answer a peer slower that makes many mistakes, or wants much but mail; return whether it has to wait.
 
