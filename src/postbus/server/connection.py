@@ -109,7 +109,7 @@ class Connection(Timed):
     engine: Engine
     roster: Roster
 
-    # What few connections ever set is, in plain Python, the class' until then: instances beyond 512 octets are malloc's, which takes longer.
+    # What few connections ever set is, in plain Python, the class' until then: instances beyond 512 octets are malloc's, which is slow.
     header_terms: HeaderTerms | None = None
     proxied: ProxyData | None = None
     limit: str = ""
