@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any, final
 
 from mypy_extensions import mypyc_attr
@@ -78,6 +78,17 @@ class Asking(Connection):
             refusal = limits.TOO_PERSISTENT
         self._tell_refused(refusal)
         return refusal
+
+    def fault(self, pending: Pending, error: Exception) -> Outcome:
+        """A hook raised: log it, let ``handle_exception`` find words if somebody wrote one, else 451."""
+        self._log_fault(pending.hook, error)
+        if not self._plan.explains or pending.hook == "exception":
+            return pending.settle(pending.event, replies.LOCAL_ERROR)
+        return Pending(self.handle_exception(error), pending.settle, pending.event, "exception", pending.envelope)
+
+    def handle_exception(self, error: Exception) -> Awaitable[str | Reply]:
+        """Return work that finds the status line for *error*."""
+        raise TypeError(f"{type(self).__name__} has no words for it") from error
 
     def _tell(self, name: str, hook: Hook, *args: Any) -> None:
         """Call a hook whose answer nobody waits for."""

@@ -317,13 +317,6 @@ class SMTP(Identification, asyncio.Protocol):
         result = hook(self, self.session, self.envelope, *args)
         return await result if inspect.isawaitable(result) else result
 
-    def fault(self, pending: Pending, error: Exception) -> Outcome:
-        """A hook raised: log it, let ``handle_exception`` find words if somebody wrote one, else 451."""
-        self._log_fault(pending.hook, error)
-        if not self._plan.explains or pending.hook == "exception":
-            return pending.settle(pending.event, replies.LOCAL_ERROR)
-        return Pending(self.handle_exception(error), pending.settle, pending.event, "exception", pending.envelope)
-
     async def handle_exception(self, error: Exception) -> str | Reply:
         """Return the status line for *error*, raised by a hook or an ``smtp_<VERB>`` method. Override it, or give the handler one."""
         hook = self._plan.hooks.exception
