@@ -11,6 +11,7 @@ Whoever needs one takes the fixture ``kafka``. It is running when the test start
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 import shutil
@@ -166,10 +167,11 @@ class Kafka:
         try:
             topic = NewTopic(name, partitions, replication, topic_configs=dict(config or {}))
             answer = await admin.create_topics([topic], timeout_ms=10_000)
+            errors = [error for error in answer.topic_errors if error[1] != 0]
+            assert not errors, errors
+            await _until_led(admin, name)
         finally:
             await admin.close()
-        errors = [error for error in answer.topic_errors if error[1] != 0]
-        assert not errors, errors
         return name
 
     async def delete_topic(self, name: str) -> None:
@@ -203,6 +205,16 @@ class Kafka:
         finally:
             await consumer.stop()
         return sorted(records, key=lambda record: (record.partition, record.offset))
+
+
+async def _until_led(admin: AIOKafkaAdminClient, topic: str) -> None:
+    """Wait until the brokers know *topic* and its leaders: the answer to its creation is the controller's, who may be ahead of them."""
+    async with asyncio.timeout(START_TIMEOUT_S):
+        while True:
+            (found,) = await admin.describe_topics([topic])
+            if 0 == found["error_code"] and all(0 == partition["error_code"] for partition in found["partitions"]):
+                return
+            await asyncio.sleep(0.05)
 
 
 def _record(message: Any) -> Record:

@@ -20,7 +20,7 @@ REMEDY = "apt-get install gcc libc6-dev"
 
 
 def tree() -> Path:
-    """Return the folder with the compiled package; made when the sources are new (half a minute), then kept in the user's cache folder."""
+    """Return the folder with the compiled package; made when the sources are new (two minutes), then kept in the user's cache folder."""
     need("gcc", REMEDY)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "postbus-tests"
     made = cache / f"compiled-{_fingerprint()}"

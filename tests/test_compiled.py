@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests import builds
 from tests.compiled import ROOT, environment, tree
 
 MODULES = (
@@ -61,7 +62,8 @@ def compiled_surroundings() -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(TIMEOUT_S + 600)
+@pytest.mark.usefixtures("compiled_tree")
+@pytest.mark.timeout(TIMEOUT_S + builds.TIMEOUT_S)
 def test_compiled_rooms_pass_their_tests() -> None:
     """Every test of the compiled rooms passes on machine code: dialogs, the attack table at every split, properties, fuzz targets."""
     surroundings = compiled_surroundings()
@@ -76,7 +78,8 @@ def test_compiled_rooms_pass_their_tests() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(TIMEOUT_S + 600)
+@pytest.mark.usefixtures("compiled_tree")
+@pytest.mark.timeout(TIMEOUT_S + builds.TIMEOUT_S)
 def test_nothing_compiled_waits_while_an_exception_is_handled() -> None:
     """No ``await`` in ``except`` or ``finally``: mypyc leaves that exception with the thread, the context of every later one.
 
@@ -115,7 +118,8 @@ def test_waits_in_handlers_are_found() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(TIMEOUT_S + 600)
+@pytest.mark.usefixtures("compiled_tree")
+@pytest.mark.timeout(TIMEOUT_S + builds.TIMEOUT_S)
 def test_compiled_program_loses_nothing_when_it_is_killed() -> None:
     """Some rounds of kill -9 under load, as for the sources; the ledger's exit code is the verdict. Memory given back is spoilt."""
     command = [sys.executable, "-m", "tests.e2e.ledger", "--rounds", str(KILL_ROUNDS)]

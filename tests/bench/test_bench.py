@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import builds
 from tests.bench.__main__ import main
 from tests.bench.figures import Bar, Figure, Series, table
 from tests.bench.measuring import POSTFIX
@@ -56,6 +57,8 @@ def test_row_names_are_unique() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled_tree")
+@pytest.mark.timeout(builds.TIMEOUT_S + 120)
 def test_quick_bench_writes_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The smoke run measures the cheap rows, plays the attacks, and writes all that a reader needs to judge the figures."""
     need("smtp-sink", POSTFIX)

@@ -14,7 +14,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,15 @@ ROOT = Path(__file__).resolve().parents[2]
 BASE = "docker.io/library/python:3.11-slim-bookworm"
 BUILD_BASE = "docker.io/library/python:3.11-bookworm"
 SUITE = "bookworm"
+TAG = "localhost/postbus:test"
+REVISION = "0123abc"
 PACKAGES = "ca-certificates,python3-minimal,python3-venv,python3-pip"
 BASES = {BASE: PACKAGES, BUILD_BASE: f"{PACKAGES},gcc,libc6-dev,python3-dev"}
 """The two images that the Dockerfile stands on, by name: packages. The second has a C compiler."""
 EXCLUDED = ("doc", "locale", "man", "info")
 """Folders under /usr/share that only make the base image larger."""
 
-COMMAND_TIMEOUT_S = 240
+COMMAND_TIMEOUT_S = 600
 REMEDY = "apt-get install buildah mmdebstrap, and run as root"
 
 
@@ -135,6 +138,18 @@ class Store:
         self.buildah("umount", "--all")
         self.buildah("rm", "--all")
         shutil.rmtree(self._folder)
+
+
+@contextmanager
+def built(folder: Path) -> Iterator[Image]:
+    """Build the image in *folder*; both are gone at the end."""
+    store = Store(folder)
+    try:
+        store.import_bases()
+        store.build(TAG, REVISION=REVISION)
+        yield store.image(TAG)
+    finally:
+        store.close()
 
 
 ISOLATE = """

@@ -11,33 +11,22 @@ import socket
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
 
+from tests import builds
 from tests.chart.chart import cases, render
-from tests.image.builder import BASE, Image, Store
+from tests.image.builder import BASE, REVISION, Image
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(builds.TIMEOUT_S + 120)]
 
 START_TIMEOUT_S = 30
 USER = 65532
 SPOOL = "/var/spool/postbus"
-
-
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
-    """Build the image once for all tests here."""
-    store = Store(tmp_path_factory.mktemp("store"))
-    try:
-        store.import_bases()
-        store.build("localhost/postbus:test", REVISION="0123abc")
-        yield store.image("localhost/postbus:test")
-    finally:
-        store.close()
 
 
 @pytest.fixture
@@ -74,7 +63,7 @@ def test_what_the_image_says_of_itself(image: Image) -> None:
     assert {"2525/tcp", "8080/tcp"} == set(image.config["ExposedPorts"])
     assert {"/var/spool/postbus"} == set(image.config["Volumes"])
     labels = {name.removeprefix("org.opencontainers.image."): value for name, value in image.config["Labels"].items()}
-    assert {"title": "postbus", "licenses": "Apache-2.0", "revision": "0123abc", "base.name": BASE}.items() <= labels.items()
+    assert {"title": "postbus", "licenses": "Apache-2.0", "revision": REVISION, "base.name": BASE}.items() <= labels.items()
 
 
 def test_the_hot_rooms_are_machine_code(image: Image, spool: Path) -> None:

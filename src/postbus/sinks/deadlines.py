@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+from operator import attrgetter
 from types import TracebackType
 
 
@@ -44,15 +45,12 @@ class Deadlines:
         """End what is due, and come again for the next. While all comes in time that is once in a limit's time, so it may look at all."""
         self._timer = None
         now_s = max(self._look_at_s, asyncio.get_running_loop().time())  # a loop's clock may be a little behind its timers
-        left_s = []
-        for limit in tuple(self._running):
-            if limit.deadline_s > now_s:
-                left_s.append(limit.deadline_s)
-            else:
-                self._running.discard(limit)
-                limit.expire()
-        if left_s:
-            self._look_later(min(left_s))
+        due = [limit for limit in self._running if limit.deadline_s <= now_s]
+        for limit in sorted(due, key=attrgetter("deadline_s")):
+            self._running.discard(limit)
+            limit.expire()
+        if self._running:
+            self._look_later(min(limit.deadline_s for limit in self._running))
 
 
 class Limit:
