@@ -22,6 +22,7 @@ MODULES = (
     "bridge.spool.core",
     "server.connection",
     "server.dialog",
+    "server.link",
     "sinks.deadlines",
     "sinks.file.sink",
     "sinks.kafka.sink",

@@ -1,4 +1,4 @@
-"""One connection: bytes to the engine, answers to the peer; the part that knows sockets, tasks and TLS, and nothing of mail.
+"""One connection: bytes to the engine, answers to the peer; the part that knows tasks and TLS, and nothing of mail.
 
 Theory of operation
 -------------------
@@ -12,11 +12,6 @@ Theory of operation
 
 Who owes what: ``busy`` is set from the start of such work to its answer. An answer that takes longer than ``answer_s`` is given for
 the hook (451), which is left to finish in a task that no longer belongs to the connection: then ``_shift`` has moved on.
-
-Reading is paused for any of the reasons ``TURN`` ... ``UPGRADE``, a set of bits: the transport reads while none is set.
-
-The end has three ways in, in any order, often two of them: the engine closes, the transport is lost, a TLS handshake fails (after which
-``connection_lost`` may never come). All lead to ``finish``, which acts once.
 """
 
 from __future__ import annotations
@@ -33,24 +28,18 @@ from mypy_extensions import mypyc_attr
 
 from postbus import telemetry
 from postbus.server import limits
-from postbus.server.clients import Client
+from postbus.server.link import BUSY, PEER, TURN, TURN_OCTETS, UPGRADE, Link
 from postbus.server.outcome import Act, Answer, Outcome, Pending, Special, blamed
 from postbus.server.preface import HeaderTerms, Preface
 from postbus.server.proxy_protocol import ProxyData
-from postbus.server.roster import SHUTTING_DOWN, Roster, Terms
-from postbus.server.timers import Lapse, Timed, Timeouts
+from postbus.server.roster import Roster, Terms
+from postbus.server.timers import Lapse, Timeouts
 from postbus.server.tls import SHUTDOWN_TIMEOUT_S
-from postbus.smtp.engine import Engine
 from postbus.smtp.events import Event, Signal
 from postbus.smtp.replies import LOCAL_ERROR, Reply
 from postbus.smtp.states import State
 
-TURN_OCTETS = 256 * 1024  # per connection and loop turn: one fast peer otherwise gets 8 MB of uvloop's turn
 TURN_COMMANDS = 100
-LINGER_OCTETS = 1024 * 1024  # read and dropped after the last word, so that the kernel does not reset it away
-
-TURN, BUSY, DISK, PEER, UPGRADE = 1, 2, 4, 8, 16
-"""Why reading is paused: budget of this turn spent; answer owed; disk behind; peer does not read; TLS being started."""
 
 NEED_DATA, PAUSED = Signal.NEED_DATA, Signal.PAUSED  # looking a member up in its class takes 60 ns, a name 5
 
@@ -58,81 +47,44 @@ TIMED_OUT = Reply(421, "Timeout, closing connection", "4.4.2")
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-class Connection(Timed):
+class Connection(Link):
     """The asyncio side of a session.
 
     Attributes:
         acts: what each event of the engine leads to, by its type.
-        transport: None before the connection is made and after it has ended.
-        engine: the protocol.
-        roster: whom it belongs to.
-        busy: an answer is owed that is not ready.
-        finished: it has ended for good.
         header_terms: a PROXY header is wanted, though no listener says so (aiosmtpd's ``proxy_protocol_timeout``); None: not.
         proxied: the PROXY header; None: there was none.
-        client: the network that its limits are counted for; None: it is spared.
         peername: who has connected: as the socket names it, or the client that the PROXY header of a listener's proxy names.
-        limit: the last limit it ran into, a word of ``limits``; ``""``: none.
-        reason: why it ended, or is about to: one of a few words, for logs and metrics.
     """
 
     __slots__ = (
-        "__dict__",
-        "__weakref__",
         "_command_timeout_s",
-        "_half_closed",
         "_handshake_task",
         "_has_roster",
         "_job",
-        "_octets_before",
         "_paid_for",
         "_partial",
-        "_paused",
         "_pending",
         "_shift",
         "_task",
-        "_turn_octets",
         "_wake",
         "acts",
-        "busy",
-        "client",
-        "engine",
-        "finished",
-        "loop",
         "peername",
-        "reason",
-        "roster",
-        "transport",
     )
 
     acts: Mapping[type[Any], Act]
-    engine: Engine
-    roster: Roster
 
-    # What few connections ever set is, in plain Python, the class' until then: instances beyond 512 octets are malloc's, which is slow.
+    # As in Link: what few connections ever set.
     header_terms: HeaderTerms | None = None
     proxied: ProxyData | None = None
-    limit: str = ""
-    _farewell: tuple[Reply, str] | None = None
-    _linger_octets: int = 0
 
     def __init__(self, loop: asyncio.AbstractEventLoop, command_timeout_s: float = 300) -> None:
-        super().__init__(0.0)
+        super().__init__(loop)
         self._command_timeout_s = command_timeout_s
-        self.loop = loop
-        self.transport: asyncio.Transport | None = None
         self._has_roster = False
-        self.busy = False
-        self.finished = False
-        self.reason = ""
-        self.client: Client | None = None
         self.peername: Any = None
         self._paid_for = 0
         self._partial = ""  # lines pushed of a reply whose last one has not come: ``250-...``
-        self._half_closed = False
-        self._turn_octets = 0
-        self._octets_before = 0
-        self._paused = 0
         self._shift = 0
         self._task: asyncio.Task[None] | None = None
         self._wake: asyncio.Future[None] | None = None
@@ -154,10 +106,6 @@ class Connection(Timed):
         """TLS has started over *transport*."""
         raise TypeError(f"{type(self).__name__} cannot be secured over {transport!r}")
 
-    def ended(self, error: Exception | None) -> None:
-        """It is over; called once."""
-        raise TypeError(f"{type(self).__name__} ends nothing") from error
-
     def fault(self, pending: Pending, error: Exception) -> Outcome:
         """*pending*'s work raised: return what answers its event."""
         del error
@@ -178,9 +126,6 @@ class Connection(Timed):
         """Return whether *pending*'s work goes on when the peer leaves."""
         del pending
         return False
-
-    def tls_failed(self, error: Exception | None) -> None:
-        """A handshake failed, or its peer left; called before ``ended``."""
 
     # --- asyncio's side
 
@@ -341,12 +286,6 @@ class Connection(Timed):
             return answer
         return (whole, *rest) if isinstance(answer, tuple) else whole
 
-    def flush(self) -> None:
-        """Send what the engine has to say."""
-        out = self.engine.bytes_to_send()
-        if out and self.transport is not None:
-            self.transport.write(out)
-
     def _next_turn(self) -> None:
         self.busy = False
         if self.finished:
@@ -357,41 +296,6 @@ class Connection(Timed):
             self.resume(TURN | BUSY)
         elif self._pending is not None:  # the pump has met work that waits, and nobody else ends the turn
             self.resume(TURN)
-
-    @property
-    def octets(self) -> int:
-        """Received so far."""
-        return self._octets_before + self._turn_octets
-
-    def _end_turn(self) -> None:
-        self._octets_before += self._turn_octets
-        self._turn_octets = 0
-        self.pause(TURN)
-        self.loop.call_soon(self.resume, TURN)
-        if self.closing_at is not None or self.finished:
-            self._linger_octets += TURN_OCTETS
-            if self._linger_octets > LINGER_OCTETS and self.transport is not None:
-                self.transport.abort()
-            return
-        if 0 < self.roster.terms.session_max_octets < self._octets_before and self._farewell is None:
-            self.take_leave(limits.SESSION_TOO_BIG, "limit")
-
-    # --- pausing
-
-    @final
-    def pause(self, reason: int) -> None:
-        """Stop reading for *reason*."""
-        if not self._paused and self.transport is not None and not self.transport.is_closing():
-            self.transport.pause_reading()
-        self._paused |= reason
-
-    @final
-    def resume(self, reason: int) -> None:
-        """*reason* holds no longer: read again if it was the last."""
-        if self._paused & reason:
-            self._paused &= ~reason
-            if not self._paused and self.transport is not None and not self.transport.is_closing():
-                self.transport.resume_reading()
 
     # --- work that waits
 
@@ -463,31 +367,6 @@ class Connection(Timed):
         self.abort("failed")
 
     # --- limits
-
-    def peer_changed(self, peer: Any) -> Reply | None:
-        """The connection is about *peer* from now on: its client network's limits are asked anew; return the reply that refuses it.
-
-        For PROXY and XCLIENT; other connections are about whom they come from.
-        """
-        client, self.client = self.client, None
-        if client is not None:
-            self.roster.part(client)
-        met = self.roster.meet(peer)
-        if isinstance(met, Reply):
-            return met
-        self.client = met
-        return None
-
-    def limited(self, limit: str) -> None:
-        """The peer has run into *limit*, a word of ``limits``."""
-        self.limit = limit
-        telemetry.limit_hit(listener=self.roster.terms.name, limit=limit)
-
-    def _count_limit(self, reply: Reply) -> None:
-        """If *reply* says that a limit was hit, tell."""
-        limit = limits.OF_REPLY.get(reply)
-        if limit is not None:
-            self.limited(limit)
 
     def _slow_down(self) -> bool:
         """Answer a peer slower that makes many mistakes, or wants much but mail; return whether it has to wait.
@@ -605,84 +484,6 @@ class Connection(Timed):
     def tls_context_now(self) -> ssl.SSLContext:
         """Return the context for a handshake that starts now."""
         raise TypeError(f"{type(self).__name__} has no TLS")
-
-    # --- the end
-
-    def drain(self) -> None:
-        """Say 421 if nothing is under way; else the pump will, once it is done."""
-        self.take_leave(SHUTTING_DOWN, "drain")
-
-    def take_leave(self, reply: Reply, reason: str) -> None:
-        """Say *reply* as the last word as soon as no transaction is under way and nothing is owed: now, or once the pump comes to it."""
-        self._farewell = (reply, reason)
-        owing = self.busy and self.pause_until is None
-        if self.finished or self.closing_at is not None or owing or self._paused & UPGRADE or self.engine.in_transaction:
-            return
-        self.refuse(reply, reason)
-
-    def _say_farewell(self, reply: Reply, reason: str) -> None:
-        self.reason = reason
-        self._count_limit(reply)
-        self.engine.refuse(reply)
-
-    def refuse(self, reply: Reply, reason: str) -> None:
-        """Say *reply* unasked, as the last word, and hang up."""
-        if self.finished or self.closing_at is not None:
-            return
-        if self._paused & UPGRADE:
-            self.abort(reason)
-            return
-        self._say_farewell(reply, reason)
-        self.flush()
-        self.hang_up(reason)
-
-    def hang_up(self, reason: str) -> None:
-        """Close once everything is sent.
-
-        Input that nobody will read makes the kernel reset the connection, and the reset destroys our last words on their way: so, but
-        for QUIT, only our half is closed first, and the peer has ``linger_s`` to close the other.
-        """
-        transport = self.transport
-        self.reason = self.reason or reason
-        if transport is None or transport.is_closing() or self.closing_at is not None:
-            return
-        self.closing_at = self.roster.sweep.now  # closing waits for the peer to read
-        if reason == "quit" or self._half_closed or self._paused & PEER or not transport.can_write_eof():
-            transport.close()
-            return
-        self.resume(self._paused)
-        try:
-            transport.write_eof()
-        except OSError:  # the stdlib's loop, when the peer has reset the connection and nobody knows yet
-            transport.abort()
-
-    def drop(self, reason: str) -> None:
-        """Close without a word."""
-        self.reason = self.reason or reason
-        if self.transport is not None:
-            self.transport.close()
-        self.finish(None)
-
-    def abort(self, reason: str) -> None:
-        """Cut the connection now."""
-        self.reason = self.reason or reason
-        if self.transport is not None:
-            self.transport.abort()
-        self.finish(None)
-
-    def finish(self, error: Exception | None) -> None:
-        """Leave the roster and tidy up, once, whoever calls first."""
-        if self.finished:
-            return
-        self.finished = True
-        try:
-            if self._paused & UPGRADE:
-                self.tls_failed(error)
-            self._end_tasks()
-            self.ended(error)
-        finally:
-            self.roster.leave(self)
-            self.transport = None
 
     def _end_tasks(self) -> None:
         """Cancel the tasks, but for a hook that has a whole message in hand; an owner still waits for all of them."""

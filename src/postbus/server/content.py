@@ -11,9 +11,9 @@ from mypy_extensions import mypyc_attr
 
 from postbus import telemetry
 from postbus.server.body import CRUMB_OCTETS, Body, Spill
-from postbus.server.connection import DISK
 from postbus.server.envelope import Envelope
 from postbus.server.hooks import MISSING, Misanswered, message_replies
+from postbus.server.link import DISK
 from postbus.server.outcome import Answer, Outcome, Pending, Special
 from postbus.server.streaming import NOT_ASCII, Stream, Streaming
 from postbus.smtp import replies

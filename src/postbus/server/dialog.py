@@ -12,9 +12,9 @@ from typing import Any, final
 
 from mypy_extensions import mypyc_attr
 
-from postbus.server.connection import UPGRADE
 from postbus.server.envelope import Envelope
 from postbus.server.hooks import MISSING, Hook, Misanswered, ehlo_reply
+from postbus.server.link import UPGRADE
 from postbus.server.outcome import Outcome, Pending
 from postbus.server.pressure import lowered
 from postbus.server.reception import Reception

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from postbus import telemetry
 from postbus.server.body import NamelessFile
@@ -30,6 +30,7 @@ from postbus.smtp.terms import Limits
 if TYPE_CHECKING:
     from postbus.server.connection import Connection
     from postbus.server.envelope import Envelope
+    from postbus.server.link import Link
     from postbus.server.plan import Plan
 
 Gate = Callable[[], Reply | Refusal | None]
@@ -200,12 +201,12 @@ class Roster:
         if not self.connections:
             self._idle()
 
-    def leave(self, connection: Connection) -> None:
-        """*connection* has ended."""
-        client, connection.client = connection.client, None
+    def leave(self, link: Link) -> None:
+        """The connection of *link* has ended."""
+        client, link.client = link.client, None
         if client is not None:
             self.part(client)
-        self.connections.discard(connection)
+        self.connections.discard(cast("Connection", link))
         if not self.connections:
             self._idle()
 

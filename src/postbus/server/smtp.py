@@ -30,10 +30,10 @@ from postbus.server.auth import (
     auth_mechanism,
 )
 from postbus.server.body import Spill
-from postbus.server.connection import UPGRADE
 from postbus.server.envelope import Envelope
 from postbus.server.hooks import MISSING, Hooks, _Missing
 from postbus.server.identification import Identification
+from postbus.server.link import UPGRADE
 from postbus.server.outcome import Act, Answer, Outcome, Pending, Special
 from postbus.server.plan import DEFAULT_LIMITS, syntax
 from postbus.server.preface import HeaderTerms

@@ -116,7 +116,6 @@ class Sweep:
     Attributes:
         clock: tells the time.
         now: the time of the last sweep; the cheap clock of every connection.
-        clock: tells the time.
     """
 
     __slots__ = ("_handle", "_interval_s", "_look", "_loop", "clock", "now")
