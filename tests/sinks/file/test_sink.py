@@ -92,29 +92,6 @@ async def test_events_are_acknowledged_when_their_group_is_written(tmp_path: Pat
     assert order == ["written"] + ["acknowledged"] * 50
 
 
-async def test_events_that_come_in_numbers_gather(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a moment behind a group of several; who comes alone waits for nobody."""
-    groups: list[int] = []
-    write = Appender.write
-
-    async def noted(self: Appender, lines: Sequence[bytes]) -> None:
-        groups.append(len(lines))
-        await write(self, lines)
-
-    monkeypatch.setattr(Appender, "write", noted)
-    async with writing(tmp_path / "events.jsonl") as sink, asyncio.timeout(20):
-        monkeypatch.setattr("postbus.sinks.file.sink.GATHER_S", 60)
-        for _ in range(2):
-            await sink.send(sample())
-        monkeypatch.setattr("postbus.sinks.file.sink.GATHER_S", 0.3)
-        await asyncio.gather(*(sink.send(sample()) for _ in range(3)))
-        first = asyncio.create_task(sink.send(sample()))
-        for _ in range(5):
-            await asyncio.sleep(0)
-        assert await sink.send(sample()) == await first == Sent()
-    assert groups == [1, 1, 3, 2]
-
-
 async def test_without_fsync_it_is_not_durable(tmp_path: Path) -> None:
     """And does not say that it is."""
     async with writing(tmp_path / "events.jsonl", fsync=False) as sink:

@@ -19,8 +19,6 @@ from postbus.sinks.file.appender import Appender, StalledError
 from postbus.sinks.file.appending import STDOUT
 from postbus.sinks.settings import FileSettings
 
-GATHER_S = 0.002
-"""How long a group is gathered while events come in numbers, as the spool does: that saves 3 % of the CPU of a message."""
 KILL_S = 0.2
 """What a process may take to die, of the time in which the sink is to stop."""
 _WRITTEN = Sent()
@@ -62,7 +60,6 @@ class FileSink:
         self._gathering = Group()
         self._writing: Group | None = None
         self._called = asyncio.Event()
-        self._company = 0  # how many lines the last group held: several, and more are on the way
         self._work: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._trouble: str | None = None
@@ -137,11 +134,8 @@ class FileSink:
         try:
             while True:
                 await self._called.wait()
-                if self._company > 1:
-                    await asyncio.sleep(GATHER_S)
                 self._called.clear()
                 group, self._gathering = self._gathering, Group()
-                self._company = len(group.lines)
                 self._writing = group
                 self._written(group, await self._write(group))
         finally:
