@@ -354,14 +354,14 @@ class Postbus:
         )
         return self.events(name)
 
-    def wait_delivered(self, timeout_s: float = WAIT_TIMEOUT_S) -> None:
+    def wait_delivered(self, timeout_s: float = WAIT_TIMEOUT_S, poll_s: float = POLL_S) -> None:
         """Return once the spool is empty: everything accepted is with its sinks or a dead letter.
 
-        Fail when no fewer are owed after *timeout_s*.
+        Look every *poll_s*; fail when no fewer are owed after *timeout_s*.
         """
         fewest, since = self._owed(), time.monotonic()
         while fewest:
-            time.sleep(POLL_S)
+            time.sleep(poll_s)
             if (owed := self._owed()) < fewest:
                 fewest, since = owed, time.monotonic()
             elif time.monotonic() > since + timeout_s:
