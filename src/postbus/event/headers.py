@@ -11,25 +11,25 @@ from binascii import Error, a2b_base64, a2b_qp
 from collections.abc import Iterator
 from datetime import date
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from postbus.event import charsets, making
 from postbus.event.parsed import Defect, Header
 
-BLOCK_MAX_OCTETS = 256 * 1024
+BLOCK_MAX_OCTETS: Final = 256 * 1024
 """Of the whole header block; past it the message is published raw."""
 
-FIELD_MAX_OCTETS = 64 * 1024
+FIELD_MAX_OCTETS: Final = 64 * 1024
 """Of one field's value; the rest is cut. Far above any field in honest mail but not above what some DKIM and ARC chains reach together."""
 
-FIELDS_MAX = 1000
+FIELDS_MAX: Final = 1000
 """Fields in one block; past it the message is published raw. Exim and Sendmail stop at about as many."""
 
 _END_OF_LINE = re.compile(rb"\r?\n(?![ \t])")
 _FOLD = re.compile(rb"\r?\n(?=[ \t])")
-_CONTROLS = bytes(set(range(32)) - set(b"\t")) + b"\x7f"
-_FIELD = re.compile(r"^([!-9;-~]+)[ \t]*:[ \t]*([^\r]*)\r\n", re.MULTILINE)
+_CONTROLS: Final = bytes(set(range(32)) - set(b"\t")) + b"\x7f"
+_FIELD: Final = re.compile(r"^([!-9;-~]+)[ \t]*:[ \t]*([^\r]*)\r\n", re.MULTILINE)
 _FIELD_NAME = re.compile(r"[!-9;-~]+")
 _ENCODED_WORD = re.compile(r"=\?([^?*\s]{1,64})(?:\*[^?\s]{0,64})?\?([bBqQ])\?([^?]*)\?=")
 _BLANK = re.compile(r"[ \t\r\n]*")
@@ -293,7 +293,7 @@ def _parameters_of(text: str) -> Parameters:
 
 
 # The same few content types come again and again. Long ones hold boundaries and file names, which do not.
-_SHORT_CHARACTERS = 64
+_SHORT_CHARACTERS: Final = 64
 _short_parameters_of = lru_cache(maxsize=256)(_parameters_of)
 
 
@@ -326,7 +326,7 @@ def _assembled(numbered: dict[int, tuple[str, bool]]) -> tuple[str, bool]:
     return decoded.text, decoded.lossy
 
 
-_MESSAGE_ID = re.compile(r"<[^<>\s]{1,998}>")
+_MESSAGE_ID: Final = re.compile(r"<[^<>\s]{1,998}>")
 
 
 def message_ids(text: str) -> tuple[str, ...]:
@@ -338,7 +338,7 @@ def message_ids(text: str) -> tuple[str, ...]:
 
 
 _DATE_MAX_CHARACTERS = 100
-_DATE = re.compile(
+_DATE: Final = re.compile(
     r"(?:[A-Za-z]{1,9},?\s{0,4})?(\d{1,2})[\s-]{1,4}([A-Za-z]{3})[a-z]{0,6}[\s-]{1,4}(\d{2,4})\s{1,4}"
     r"(\d{1,2}):(\d{2})(?::(\d{2})(?:\.\d{1,9})?)?(?:\s{0,4}([+-]\d{4}|[A-Za-z]{1,5}))?\s{0,4}(?:\(.*)?"
 )

@@ -8,16 +8,17 @@ from __future__ import annotations
 import re
 from binascii import b2a_base64
 from hashlib import sha256
+from typing import Final
 
-RANDOM_OCTETS = 10
+RANDOM_OCTETS: Final = 10
 """How much randomness an id takes."""
 
-_TIME_BITS_MS = (1 << 48) - 1
-_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}  # the two highest bits are 10
-_NEEDLESSLY_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
-_DOT_STRING = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+)*")
-_URLSAFE = bytes.maketrans(b"+/", b"-_")
-_ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
+_TIME_BITS_MS: Final = (1 << 48) - 1
+_VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}  # the two highest bits are 10
+_NEEDLESSLY_QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
+_DOT_STRING: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+)*")
+_URLSAFE: Final = bytes.maketrans(b"+/", b"-_")
+_ASCII_LOWER: Final = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 
 def uuid7(now_ms: int, random: bytes) -> str:

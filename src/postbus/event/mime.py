@@ -20,38 +20,38 @@ import re
 from binascii import a2b_qp
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from fast_mail_parser import DecodeError, ParseError, PyLazyMimePart, parse_email_tree
 
 from postbus.event import charsets, facts, headers, making
 from postbus.event.parsed import Attachment, Defect, Parsed, Text, unreadable
 
-SIMPLE_MAX_OCTETS = 64 * 1024
+SIMPLE_MAX_OCTETS: Final = 64 * 1024
 """Largest message parsed in process."""
 
-SIMPLE_BLOCK_MAX_OCTETS = 16 * 1024
+SIMPLE_BLOCK_MAX_OCTETS: Final = 16 * 1024
 """Largest header block of a message parsed in process: hostile address lists cost up to 0.8 us an octet, and the loop waits."""
 
 SIMPLE_PARTS_MAX = 16
 """Most ``content-type`` fields in a message parsed in process."""
 
-SIMPLE_WORDS_MAX = 200
+SIMPLE_WORDS_MAX: Final = 200
 """Most ``=?`` in a message parsed in process."""
 
 SIMPLE_DASHES_MAX = 64
 """Most lines that begin with two dashes in a message parsed in process: each may begin a part."""
 
-PARTS_MAX = 1000
+PARTS_MAX: Final = 1000
 """Parts in one message; with more it is published raw."""
 
 DEPTH_MAX = 32
 """Levels of multiparts; with more it is published raw."""
 
-WORD_WORK_MAX = 2_500_000_000
+WORD_WORK_MAX: Final = 2_500_000_000
 """Most ``=?`` times octets: the parser's search for encoded words is quadratic; just below this it took 0.42 s."""
 
-TEXT_MAX_OCTETS = 256 * 1024
+TEXT_MAX_OCTETS: Final = 256 * 1024
 """Of the text and of the HTML body in an event, in UTF-8; the rest is cut."""
 
 INLINE_MAX_OCTETS = 1024 * 1024
@@ -60,7 +60,7 @@ INLINE_MAX_OCTETS = 1024 * 1024
 FILENAME_MAX_CHARACTERS = 255
 """Longer file names are cut: no file system takes them."""
 
-DEFECTS_MAX = 100
+DEFECTS_MAX: Final = 100
 """Defects told of one message; hostile mail can have one per line."""
 
 DEFECTS = {
@@ -119,7 +119,7 @@ def _branches(octets: bytes, lower: bytes, parts: int) -> bool:
     return parts > SIMPLE_PARTS_MAX or octets.count(b"\n--") > SIMPLE_DASHES_MAX or any(map(lower.__contains__, _NESTING))
 
 
-_SIMPLE = Verdict("simple")
+_SIMPLE: Final = Verdict("simple")
 _WORKER = Verdict("worker")
 _SUSPECT = Verdict("suspect")
 _NESTING = (b"message/", b"digest")

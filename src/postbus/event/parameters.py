@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from postbus.event.charsets import scrub_line
 
 Said = Mapping[str, str | None]
 
-_BODIES = frozenset(("7BIT", "8BITMIME", "BINARYMIME"))
+_BODIES: Final = frozenset(("7BIT", "8BITMIME", "BINARYMIME"))
 _TYPED = frozenset(("SIZE", "BODY", "SMTPUTF8", "ENVID", "RET", "REQUIRETLS", "MT-PRIORITY", "BY", "AUTH", "NOTIFY", "ORCPT"))
-_SIZE = re.compile(r"\d{1,18}", re.ASCII)
-_PRIORITY = re.compile(r"-?\d", re.ASCII)
-_BY = re.compile(r"([+-]?\d{1,9});([NRnr])([Tt]?)", re.ASCII)
+_SIZE: Final = re.compile(r"\d{1,18}", re.ASCII)
+_PRIORITY: Final = re.compile(r"-?\d", re.ASCII)
+_BY: Final = re.compile(r"([+-]?\d{1,9});([NRnr])([Tt]?)", re.ASCII)
 _MODES = {"N": "notify", "R": "return"}
 
 

@@ -22,7 +22,7 @@ import ssl
 import traceback
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, cast, final
+from typing import Any, Final, cast, final
 
 from mypy_extensions import mypyc_attr
 
@@ -39,9 +39,10 @@ from postbus.smtp.events import Event, Signal
 from postbus.smtp.replies import LOCAL_ERROR, Reply
 from postbus.smtp.states import State
 
-TURN_COMMANDS = 100
+TURN_COMMANDS: Final = 100
 
-NEED_DATA, PAUSED = Signal.NEED_DATA, Signal.PAUSED  # looking a member up in its class takes 60 ns, a name 5
+NEED_DATA: Final = Signal.NEED_DATA  # looking a member up in its class takes 60 ns
+PAUSED: Final = Signal.PAUSED
 
 TIMED_OUT = Reply(421, "Timeout, closing connection", "4.4.2")
 

@@ -9,7 +9,7 @@ The end has three ways in, in any order, often two of them: the engine closes, t
 from __future__ import annotations
 
 import asyncio
-from typing import Any, final
+from typing import Any, Final, final
 
 from mypy_extensions import mypyc_attr
 
@@ -21,11 +21,15 @@ from postbus.server.timers import Timed
 from postbus.smtp.engine import Engine
 from postbus.smtp.replies import Reply
 
-TURN_OCTETS = 256 * 1024  # per connection and loop turn: one fast peer otherwise gets 8 MB of uvloop's turn
-LINGER_OCTETS = 1024 * 1024  # read and dropped after the last word, so that the kernel does not reset it away
+TURN_OCTETS: Final = 256 * 1024  # per connection and loop turn: one fast peer otherwise gets 8 MB of uvloop's turn
+LINGER_OCTETS: Final = 1024 * 1024  # read and dropped after the last word, so that the kernel does not reset it away
 
-TURN, BUSY, DISK, PEER, UPGRADE = 1, 2, 4, 8, 16
-"""Why reading is paused: budget of this turn spent; answer owed; disk behind; peer does not read; TLS being started."""
+# Why reading is paused.
+TURN: Final = 1  # the budget of this turn is spent
+BUSY: Final = 2  # an answer is owed
+DISK: Final = 4  # the disk is behind
+PEER: Final = 8  # the peer does not read
+UPGRADE: Final = 16  # TLS is being started
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

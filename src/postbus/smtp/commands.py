@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from postbus.smtp import exchange, grammar, parameters, replies, xclient
 from postbus.smtp.events import (
@@ -46,7 +46,7 @@ class Standing(Protocol):
     binarymime: bool
 
 
-NOTHING_SAID = parameters.Found(NO_PARAMETERS, NO_DEFECTS)
+NOTHING_SAID: Final = parameters.Found(NO_PARAMETERS, NO_DEFECTS)
 
 Parser = Callable[[str | None, Standing], Owed | Reply]
 

@@ -28,8 +28,8 @@ CLOSED: Final = State.CLOSED
 PAUSED: Final = Signal.PAUSED
 SHUT: Final = Signal.CLOSED
 
-_SIGNALS: Mapping[State, Signal] = {State.OPENING: Signal.PAUSED, State.UPGRADING: Signal.PAUSED, State.CLOSED: Signal.CLOSED}
-_NO_ROWS: Mapping[str, Row] = {}
+_SIGNALS: Final[Mapping[State, Signal]] = {State.OPENING: Signal.PAUSED, State.UPGRADING: Signal.PAUSED, State.CLOSED: Signal.CLOSED}
+_NO_ROWS: Final[Mapping[str, Row]] = {}
 _PUNCTUAL: frozenset[str] = frozenset()
 _VERB_MAX_OCTETS = 16  # of an unknown verb, what a log may see
 

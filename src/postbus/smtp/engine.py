@@ -34,8 +34,8 @@ from postbus.smtp.terms import Limits, Offer
 
 _NEED_DATA: Final = Signal.NEED_DATA
 _DEFAULT_LIMITS = Limits()
-_IDENTIFYING = frozenset({"AUTH", "="})
-_RARE = frozenset({"STARTTLS", "AUTH", "=", "BDAT"})
+_IDENTIFYING: Final = frozenset({"AUTH", "="})
+_RARE: Final = frozenset({"STARTTLS", "AUTH", "=", "BDAT"})
 
 
 class OutOfTurn(Exception):  # noqa: N818 - names the mistake, and it is ours, not the peer's

@@ -44,6 +44,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
+from typing import Final
 
 from postbus.smtp import replies
 from postbus.smtp.replies import Reply
@@ -69,13 +70,13 @@ class State(Enum):
     __hash__ = object.__hash__  # members are single; Enum's own hash is a Python function, called several times a message
 
 
-BAD_ARGUMENT = 0
+BAD_ARGUMENT: Final = 0
 
 Move = Mapping[int, State]
 Row = Move | Reply
 Table = Mapping[State, Mapping[str, Row]]
 
-TRANSACTION = frozenset({State.SENDER, State.REFUSED, State.RECIPIENTS, State.CONTENT, State.CHUNK, State.CHUNKS, State.FAILED})
+TRANSACTION: Final = frozenset({State.SENDER, State.REFUSED, State.RECIPIENTS, State.CONTENT, State.CHUNK, State.CHUNKS, State.FAILED})
 
 _STAY: Move = {}
 _GREET: Move = {2: State.GREETED}  # a refused EHLO changes nothing (RFC 5321 s4.1.4)
