@@ -28,6 +28,7 @@ class FakeSink:
     octets: bool = True
     event_max_octets: int = 1 << 30
     ok: bool = True
+    beginning: bool = False
     gate: asyncio.Event | None = None
     events: list[Event] = field(default_factory=list)
     in_flight: int = 0
@@ -58,7 +59,7 @@ class FakeSink:
 
     def health(self) -> Health:
         """Say what the test wants said."""
-        return Health(self.ok, "fake")
+        return Health(self.ok, "fake", self.beginning)
 
 
 @dataclass

@@ -178,6 +178,16 @@ def test_down() -> None:
     assert (None, "away", "gone") == (one.down(["up"]), one.down(["up", "away"]), one.down(["up", "gone"]))
 
 
+def test_a_sink_that_has_only_begun_is_not_known_to_be_away() -> None:
+    """Mail that comes with the start is not refused: ``send`` waits for the end of the first attempt."""
+    begun = FakeSink("begun", ok=False)
+    begun.beginning = True
+    one = courier(begun)
+    assert one.down(["begun"]) is None
+    begun.beginning = False
+    assert "begun" == one.down(["begun"])
+
+
 async def test_a_sink_in_trouble_is_tried_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a while one mail is let through, since nothing else would find out that the sink works again; others wait for its outcome."""
     away = FakeSink("away", ok=False, gate=asyncio.Event())

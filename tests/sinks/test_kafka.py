@@ -16,7 +16,7 @@ from aiokafka import errors
 
 from postbus.event.cloudevents import kafka_structured
 from postbus.event.model import Event
-from postbus.sinks import Outcome, Rejected, Retry, Sent
+from postbus.sinks import Health, Outcome, Rejected, Retry, Sent
 from postbus.sinks.kafka import KafkaSink, make
 from postbus.sinks.kafka.connection import Topic, partition_of
 from postbus.sinks.kafka.outcomes import MEANINGS, meaning_of, outcome_of
@@ -317,7 +317,9 @@ async def test_a_sink_starts_without_its_broker(kafka: Kafka) -> None:
     kafka.stop()
     async with running(kafka, topic) as sink:
         event = sample()
+        assert Health(ok=False, detail="connecting", beginning=True) == sink.health()
         assert await sink.send(event) == Retry("no broker can be reached")
+        assert Health(ok=False, detail="no broker can be reached") == sink.health()
         kafka.start()
         await until_sent(sink, event)
 

@@ -21,7 +21,7 @@ from postbus.bridge.outcomes import WORDS, Unfit, known
 from postbus.bridge.renderer import ParserUnavailableError, Renderer, Rendering
 from postbus.event.mail import Mail
 from postbus.event.model import UnfitError
-from postbus.sinks import Outcome, Retry, Sent, Sink
+from postbus.sinks import Health, Outcome, Retry, Sent, Sink
 from postbus.sinks.deadlines import Deadlines
 
 BACKGROUND_MAX = 1_000
@@ -31,6 +31,10 @@ PROBE_INTERVAL_S = 1.0
 """A sink in trouble gets one message so often: only mail tells that it works again, since all the rest is refused at RCPT."""
 
 _NO_MEMORY = Retry("no memory for the event within the deadline", sink_down=False)
+
+
+def _is_away(health: Health) -> bool:
+    return not (health.ok or health.beginning)
 
 
 class Readable(Protocol):
@@ -64,10 +68,11 @@ class Courier:
     def down(self, sinks: Sequence[str]) -> str | None:
         """Return the name of a sink of *sinks* that is known to be away (or not configured), or ``None``. No I/O.
 
-        One of them that has been in trouble for a while, with nothing on its way to it, is said not to be: this mail finds out.
+        Of one that has only begun nobody knows yet: mail that comes with the start waits for it. And one that has been in trouble for
+        a while, with nothing on its way to it, is said not to be: this mail finds out.
         """
         known = self._sinks()
-        troubled = [name for name in sinks if (sink := known.get(name)) is None or not sink.health().ok]
+        troubled = [name for name in sinks if (sink := known.get(name)) is None or _is_away(sink.health())]
         now = time.monotonic()
         for name in troubled:
             if name not in known or self._trying[name] or now < self._probed_s.setdefault(name, now) + PROBE_INTERVAL_S:

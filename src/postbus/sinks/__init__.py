@@ -52,10 +52,17 @@ Outcome = Sent | Retry | Rejected
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What a sink knows of itself without I/O. *detail* is fit for an unauthenticated page: no secrets, no addresses."""
+    """What a sink knows of itself without I/O.
+
+    Attributes:
+        ok: it works, as far as it knows.
+        detail: fit for an unauthenticated page: no secrets, no addresses.
+        beginning: it is not ok only since its first attempt to reach the far side is under way, whose end ``send`` awaits.
+    """
 
     ok: bool
     detail: str
+    beginning: bool = False
 
 
 class Sink(Protocol):

@@ -146,7 +146,7 @@ class KafkaSink:
     def health(self) -> Health:
         """Return whether records are acknowledged, and what is wrong with where they rest."""
         parts = (self._trouble or "connected", *self._warnings)
-        return Health(ok=self._trouble is None, detail="; ".join(parts))
+        return Health(ok=self._trouble is None, detail="; ".join(parts), beginning=not self._attempted.is_set())
 
     # --- one event
 
