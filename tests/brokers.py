@@ -208,7 +208,7 @@ class Kafka:
 
 
 async def _until_led(admin: AIOKafkaAdminClient, topic: str) -> None:
-    """Wait until the brokers know *topic* and its leaders: the answer to its creation is the controller's, who may be ahead of them."""
+    """Wait until a broker knows *topic* and its leaders: the answer to its creation is the controller's, who may be ahead of it."""
     async with asyncio.timeout(START_TIMEOUT_S):
         while True:
             (found,) = await admin.describe_topics([topic])

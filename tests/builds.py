@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from tests import compiled
 from tests.image import builder
 
 TIMEOUT_S = 900
-"""What a test that may be the first to ask for a build adds to its time limit."""
+"""What a test that may be the first to ask for a build adds to its time limit; a build's own commands may take 600 s each."""
 
 Builds = Mapping[str, Future[Any]]
 
@@ -23,14 +23,14 @@ Builds = Mapping[str, Future[Any]]
 def builds(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builds]:
     """The builds that this run's tests ask for, all ended: what is measured later is measured undisturbed."""
     asked = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
-    with ExitStack() as kept, ThreadPoolExecutor() as pool:
+    with ExitStack() as kept:
         makers = {
             "compiled_tree": compiled.tree,
             "image": lambda: kept.enter_context(builder.built(tmp_path_factory.mktemp("store"))),
         }
-        begun = {name: pool.submit(make) for name, make in makers.items() if name in asked}
-        wait(begun.values())
-        yield begun
+        with ThreadPoolExecutor() as pool:
+            ended = {name: pool.submit(make) for name, make in makers.items() if name in asked}
+        yield ended
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ LEAST_US = 0.5
 PARTS = {
     "kernel": r"^\[",
     "interpreter": r"python3",
-    "compiled engine": r"__mypyc",
+    "compiled code": r"__mypyc",
     "uvloop": r"^loop\.",
     "C library": r"^libc\.",
     "smtp-sink": r"smtp-sink|libpostfix",

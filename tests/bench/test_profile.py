@@ -17,5 +17,5 @@ REPORT = """# Overhead  Shared Object
 
 def test_what_belongs_together_is_summed() -> None:
     """Programs and libraries count as the parts they are of; what has no part keeps its name."""
-    expected = {"kernel": 48.1, "interpreter": 32.0, "compiled engine": 1.5, "libcrypto.so.3": 1.0}
+    expected = {"kernel": 48.1, "interpreter": 32.0, "compiled code": 1.5, "libcrypto.so.3": 1.0}
     assert shares(REPORT) == pytest.approx(expected)

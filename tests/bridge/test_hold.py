@@ -178,12 +178,17 @@ def test_down() -> None:
     assert (None, "away", "gone") == (one.down(["up"]), one.down(["up", "away"]), one.down(["up", "gone"]))
 
 
-def test_a_sink_that_has_only_begun_is_not_known_to_be_away() -> None:
+async def test_a_sink_that_has_only_begun_is_not_known_to_be_away() -> None:
     """Mail that comes with the start is not refused: ``send`` waits for the end of the first attempt."""
-    begun = FakeSink("begun", ok=False)
-    begun.beginning = True
+    begun = FakeSink("begun", ok=False, beginning=True, gate=asyncio.Event())
     one = courier(begun)
     assert one.down(["begun"]) is None
+    delivery = asyncio.create_task(one.deliver_now(mail("m", CONTENT, recipient("a", sinks=("begun",))), in_memory(CONTENT), 5, plenty()))
+    await until(lambda: begun.in_flight)
+    assert one.down(["begun"]) is None
+    assert begun.gate is not None
+    begun.gate.set()
+    assert [{"begun": Sent("a")}] == await delivery
     begun.beginning = False
     assert "begun" == one.down(["begun"])
 

@@ -67,15 +67,15 @@ def tree(**changes: Any) -> Tree:
     return {**whole, **changes}
 
 
-def wait_until(condition: Callable[[], T], what: str | Callable[[], str], timeout_s: float = WAIT_TIMEOUT_S) -> T:
-    """Return the first true answer of *condition*; fail with *what* when *timeout_s* is over."""
+def wait_until(condition: Callable[[], T], what: str | Callable[[], str], timeout_s: float = WAIT_TIMEOUT_S, poll_s: float = POLL_S) -> T:
+    """Return the first true answer of *condition*, asked every *poll_s*; fail with *what* when *timeout_s* is over."""
     deadline = time.monotonic() + timeout_s
     while True:
         if answer := condition():
             return answer
         if time.monotonic() > deadline:
             pytest.fail(f"not within {timeout_s:g} s: {what if isinstance(what, str) else what()}")
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
 
 
 @dataclass(frozen=True, slots=True)

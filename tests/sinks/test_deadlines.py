@@ -185,19 +185,21 @@ def _at_once(work: Any) -> None:
 
 
 async def test_after_a_stall_all_that_is_overdue_ends_at_once() -> None:
-    """Not one by one, each in a turn of its own."""
-    deadlines, began_s = Deadlines(), now_s()
+    """Not one by one, each in a turn of its own; but in order, and those of one deadline as they came."""
+    deadlines, began_s, ended = Deadlines(), now_s(), list[tuple[int, int]]()
 
-    async def wait(delay_s: float) -> None:
-        with pytest.raises(TimeoutError), deadlines.until(began_s + delay_s):
+    async def wait(delay_ms: int, number: int) -> None:
+        with pytest.raises(TimeoutError), deadlines.until(began_s + delay_ms / 1000):
             await for_ever()
+        ended.append((delay_ms, number))
 
-    tasks = [asyncio.create_task(wait(0.001 * number)) for number in range(1, 21)]
+    tasks = [asyncio.create_task(wait(delay_ms, number)) for delay_ms in range(20, 0, -1) for number in (1, 2)]
     await asyncio.sleep(0)
     time.sleep(0.05)  # the stall itself: the loop does nothing meanwhile
     while not tasks[0].done():
         await asyncio.sleep(0)
     assert all(task.done() for task in tasks)
+    assert sorted(ended) == ended
 
 
 async def test_it_needs_a_task() -> None:

@@ -18,6 +18,7 @@ from postbus.event.cloudevents import kafka_structured
 from postbus.event.model import Event
 from postbus.sinks import Health, Outcome, Rejected, Retry, Sent
 from postbus.sinks.kafka import KafkaSink, make
+from postbus.sinks.kafka import sink as module
 from postbus.sinks.kafka.connection import Topic, partition_of
 from postbus.sinks.kafka.outcomes import MEANINGS, meaning_of, outcome_of
 from postbus.sinks.kafka.sink import Held
@@ -322,6 +323,27 @@ async def test_a_sink_starts_without_its_broker(kafka: Kafka) -> None:
         assert Health(ok=False, detail="no broker can be reached") == sink.health()
         kafka.start()
         await until_sent(sink, event)
+
+
+@real
+async def test_what_comes_with_the_start_waits_for_the_first_connection(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is sent then; and of a broker that is silent for too long it is not said any more that it has only begun."""
+    kafka.require_ours()
+    topic = await kafka.create_topic()
+
+    async with AsyncExitStack() as stack:
+
+        async def begin() -> None:
+            sink = await stack.enter_async_context(running(kafka, topic))
+            assert Health(ok=False, detail="connecting", beginning=True) == sink.health()
+            early.append(asyncio.create_task(sink.send(sample())))
+            with monkeypatch.context() as patch:
+                patch.setattr(module, "BEGINNING_MAX_S", 0.0)
+                assert Health(ok=False, detail="connecting") == sink.health()
+
+        early: list[asyncio.Task[Outcome]] = []
+        await frozen(kafka, begin)
+        assert Sent(f"{topic}/0/0") == await early[0]
 
 
 @real

@@ -43,7 +43,7 @@ _ATTRIBUTES_OCTETS: Final = 1024
 
 
 class Event(NamedTuple):
-    """One event, ready for any binding. A tuple, since a frozen dataclass of so many fields takes three times as long to make (2 us).
+    """One event, ready for any binding. A tuple, since a frozen dataclass of so many fields takes several times as long to make.
 
     Attributes:
         id, type, source, subject, time, datacontenttype, dataschema: CloudEvents 1.0 context attributes as text; the
@@ -109,7 +109,7 @@ def render(mail: Mail, recipient: Recipient, octets: bytes, parsed: Parsed | Non
 def _event(
     mail: Mail, recipient: Recipient, data: bytes, *, mode: Mode = "raw", envelope: bytes = b"", octets_type: str | None = None
 ) -> Event:
-    # A named tuple's own constructor is interpreted, and would take four times as long.
+    # A named tuple's own constructor is interpreted (as in ``making``), and would take four times as long.
     return tuple.__new__(
         Event,
         (

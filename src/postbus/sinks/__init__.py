@@ -57,7 +57,7 @@ class Health:
     Attributes:
         ok: it works, as far as it knows.
         detail: fit for an unauthenticated page: no secrets, no addresses.
-        beginning: it is not ok only since its first attempt to reach the far side is under way, whose end ``send`` awaits.
+        beginning: it is not ok only since it was started a moment ago; ``send`` waits for its first attempt to reach the far side.
     """
 
     ok: bool

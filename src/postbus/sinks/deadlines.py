@@ -14,7 +14,7 @@ class Deadlines:
     """Whose time is running. One for everybody who waits about equally long; use it on one loop."""
 
     def __init__(self) -> None:
-        self._running: set[Limit] = set()
+        self._running: dict[Limit, None] = {}  # in order of entering
         self._timer: asyncio.TimerHandle | None = None
         self._look_at_s = 0.0
 
@@ -27,13 +27,13 @@ class Deadlines:
 
     def enter(self, limit: Limit) -> None:
         """The time of *limit* runs."""
-        self._running.add(limit)
+        self._running[limit] = None
         if self._timer is None or limit.deadline_s < self._look_at_s:
             self._look_later(limit.deadline_s)
 
     def leave(self, limit: Limit) -> None:
         """It does not any more."""
-        self._running.discard(limit)
+        self._running.pop(limit, None)
 
     def _look_later(self, look_at_s: float) -> None:
         if self._timer is not None:
@@ -42,12 +42,15 @@ class Deadlines:
         self._timer = asyncio.get_running_loop().call_at(look_at_s, self._look)
 
     def _look(self) -> None:
-        """End what is due, and come again for the next. While all comes in time that is once in a limit's time, so it may look at all."""
+        """End what is due, the earliest first, and come again for the next.
+
+        While all comes in time that is once in a limit's time, so it may look at all.
+        """
         self._timer = None
         now_s = max(self._look_at_s, asyncio.get_running_loop().time())  # a loop's clock may be a little behind its timers
         due = [limit for limit in self._running if limit.deadline_s <= now_s]
         for limit in sorted(due, key=attrgetter("deadline_s")):
-            self._running.discard(limit)
+            del self._running[limit]
             limit.expire()
         if self._running:
             self._look_later(min(limit.deadline_s for limit in self._running))

@@ -47,6 +47,8 @@ BATCH_ALONE_OCTETS = 1
 """A batch takes its first record whatever its size: with this limit every record is a batch of its own."""
 PAUSE_MIN_S, PAUSE_MAX_S = 0.2, 5.0
 """Between attempts to connect; each twice as long as the last, with jitter, so that a fleet does not return as one."""
+BEGINNING_MAX_S = 2.0
+"""What comes with the start waits for a broker that is quick to answer; of one that is not, senders are told at RCPT."""
 WATCH_S = 1.0
 """How often held records are looked at."""
 DISCARD_TIMEOUT_S = 2.0
@@ -94,6 +96,7 @@ class KafkaSink:
         self._supervisor: asyncio.Task[None] | None = None
         self._discarding: asyncio.Task[None] | None = None
         self._attempted = asyncio.Event()
+        self._begun_s = 0.0
         self._condemned = asyncio.Event()
         self._trouble: str | None = "connecting"
         self._warnings: tuple[str, ...] = ()
@@ -106,6 +109,7 @@ class KafkaSink:
     async def start(self) -> None:
         """Begin to connect, in the background."""
         telemetry.library_quieted(logger="aiokafka")
+        self._begun_s = time.monotonic()
         self._supervisor = asyncio.create_task(self._supervise(), name=f"sink {self.name}")
 
     async def send(self, event: Event) -> Outcome:
@@ -146,7 +150,11 @@ class KafkaSink:
     def health(self) -> Health:
         """Return whether records are acknowledged, and what is wrong with where they rest."""
         parts = (self._trouble or "connected", *self._warnings)
-        return Health(ok=self._trouble is None, detail="; ".join(parts), beginning=not self._attempted.is_set())
+        return Health(ok=self._trouble is None, detail="; ".join(parts), beginning=self._beginning)
+
+    @property
+    def _beginning(self) -> bool:
+        return not self._attempted.is_set() and time.monotonic() < self._begun_s + BEGINNING_MAX_S
 
     # --- one event
 
