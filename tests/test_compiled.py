@@ -28,6 +28,7 @@ MODULES = (
     "sinks.kafka.sink",
     "sinks.turns",
     "telemetry.encoding",
+    "telemetry.mail",
     "telemetry.numbers",
 )
 WHERE = f"import importlib; [print(importlib.import_module('postbus.' + name).__file__) for name in {MODULES}]"

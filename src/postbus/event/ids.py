@@ -28,7 +28,7 @@ def uuid7(now_ms: int, random: bytes) -> str:
         now_ms: milliseconds since the Unix epoch; only its low 48 bits are kept.
         random: at least RANDOM_OCTETS octets from a good source; six bits of them give way to version and variant.
     """
-    time = f"{now_ms & _TIME_BITS_MS:012x}"
+    time = (now_ms & _TIME_BITS_MS).to_bytes(6, "big").hex()
     tail = random[:RANDOM_OCTETS].hex()
     return f"{time[:8]}-{time[8:]}-7{tail[1:4]}-{_VARIANT[tail[4]]}{tail[5:8]}-{tail[8:]}"
 

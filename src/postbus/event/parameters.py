@@ -7,18 +7,18 @@ the words of today. Those that have a field of their own are typed; every other 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from postbus.event.charsets import scrub_line
 
 Said = Mapping[str, str | None]
 
-_BODIES: Final = frozenset(("7BIT", "8BITMIME", "BINARYMIME"))
 _TYPED = frozenset(("SIZE", "BODY", "SMTPUTF8", "ENVID", "RET", "REQUIRETLS", "MT-PRIORITY", "BY", "AUTH", "NOTIFY", "ORCPT"))
-_SIZE: Final = re.compile(r"\d{1,18}", re.ASCII)
-_PRIORITY: Final = re.compile(r"-?\d", re.ASCII)
-_BY: Final = re.compile(r"([+-]?\d{1,9});([NRnr])([Tt]?)", re.ASCII)
+_BODIES = frozenset(("7BIT", "8BITMIME", "BINARYMIME"))
+_SIZE = re.compile(r"\d{1,18}", re.ASCII)
+_PRIORITY = re.compile(r"-?\d", re.ASCII)
+_BY = re.compile(r"([+-]?\d{1,9});([NRnr])([Tt]?)", re.ASCII)
 _MODES = {"N": "notify", "R": "return"}
 
 
@@ -30,33 +30,72 @@ def told(mail: Said, rcpt: Said, *, smtputf8: bool) -> dict[str, Any]:
         rcpt: those of the RCPT this event is for, and of no other.
         smtputf8: MAIL had SMTPUTF8.
     """
-    size = mail.get("SIZE") or ""
-    body = (mail.get("BODY") or "").upper()
-    notify = rcpt.get("NOTIFY")
-    priority = mail.get("MT-PRIORITY") or ""
-    return {
-        "size": int(size) if _SIZE.fullmatch(size) else None,
-        "body": body if body in _BODIES else "7BIT",
+    found: dict[str, Any] = {
+        "size": None,
+        "body": "7BIT",
         "smtputf8": smtputf8,
-        "envid": _text(mail.get("ENVID")),
-        "ret": _text(mail.get("RET")),
-        "notify": scrub_line(notify).split(",") if notify else [],
-        "orcpt": _text(rcpt.get("ORCPT")),
-        "requireTls": "REQUIRETLS" in mail,
-        "priority": int(priority) if _PRIORITY.fullmatch(priority) else None,
-        "by": _by(mail.get("BY")),
-        "auth": _text(mail.get("AUTH")),
+        "envid": None,
+        "ret": None,
+        "notify": [],
+        "orcpt": None,
+        "requireTls": False,
+        "priority": None,
+        "by": None,
+        "auth": None,
         "other": {"mail": _other(mail), "rcpt": _other(rcpt)},
     }
+    for said, fields in ((mail, _OF_MAIL), (rcpt, _OF_RCPT)):
+        for keyword, value in said.items():
+            field = fields.get(keyword)
+            if field is not None:
+                found[field[0]] = field[1](value)
+    return found
 
 
 def _text(value: str | None) -> str | None:
     return None if value is None else scrub_line(value)
 
 
+def _size(value: str | None) -> int | None:
+    return int(value) if value and _SIZE.fullmatch(value) else None
+
+
+def _body(value: str | None) -> str:
+    body = (value or "").upper()
+    return body if body in _BODIES else "7BIT"
+
+
+def _notify(value: str | None) -> list[str]:
+    return scrub_line(value).split(",") if value else []
+
+
+def _priority(value: str | None) -> int | None:
+    return int(value) if value and _PRIORITY.fullmatch(value) else None
+
+
 def _by(value: str | None) -> dict[str, Any] | None:
     found = _BY.fullmatch(value or "")
     return None if found is None else {"seconds": int(found[1]), "mode": _MODES[found[2].upper()], "trace": bool(found[3])}
+
+
+def _said(_value: str | None) -> bool:
+    return True
+
+
+Fields = Mapping[str, tuple[str, Callable[[str | None], object]]]
+
+_OF_MAIL: Final[Fields] = {
+    "SIZE": ("size", _size),
+    "BODY": ("body", _body),
+    "ENVID": ("envid", _text),
+    "RET": ("ret", _text),
+    "REQUIRETLS": ("requireTls", _said),
+    "MT-PRIORITY": ("priority", _priority),
+    "BY": ("by", _by),
+    "AUTH": ("auth", _text),
+}
+"""Which field a parameter is told by, and what is made of its value."""
+_OF_RCPT: Final[Fields] = {"NOTIFY": ("notify", _notify), "ORCPT": ("orcpt", _text)}
 
 
 def _other(said: Said) -> dict[str, str | None]:

@@ -4,6 +4,7 @@ The sole owner of opentelemetry and logging. A fact bumps plain numbers (``_coun
 instruments read when scraped, and writes at most one line (``_log``). A count costs 0.2 us, a line 3 us, an unsampled span 0.2 us.
 
 - ``metrics``: the table of metrics; a new metric is a new row.   ``numbers``: the cells that facts bump.
+- ``mail``: the facts of every message, compiled in the image.
 - ``lines``: the log.   ``spans``: traces, off unless an OTLP endpoint is configured.
 - ``exposition`` (imports OpenTelemetry, so import it only where /metrics is served) renders the numbers for Prometheus.
 
@@ -14,14 +15,26 @@ own closed sets, never from a peer.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from traceback import format_exception
 
 from postbus.telemetry.lines import LOG
+from postbus.telemetry.mail import delivery_attempted, delivery_done, mail_parsed, message_answered
 from postbus.telemetry.numbers import NUMBERS
 from postbus.telemetry.spans import TRACING, Trace
 
-__all__ = ["Trace", "address", "configure", "flush", "say", "trace_start", "watch"]
+__all__ = [
+    "Trace",
+    "address",
+    "configure",
+    "delivery_attempted",
+    "delivery_done",
+    "flush",
+    "mail_parsed",
+    "message_answered",
+    "say",
+    "trace_start",
+    "watch",
+]
 
 _count = NUMBERS.count
 _observe = NUMBERS.observe
@@ -158,45 +171,6 @@ def recipient_refused(*, session: str, recipient: str, route: str, code: int) ->
     _log("info", "recipient.refused", session=session, recipient=address(recipient), route=route, code=code)
 
 
-def message_answered(
-    *,
-    listener: str,
-    session: str,
-    transaction: str,
-    mail_from: str,
-    recipients: Sequence[tuple[str, str, int]],
-    mode: str,
-    size_octets: int,
-    seconds: float,
-) -> None:
-    """The summary of a message: *recipients* are (address, route, reply code); *seconds* from the last dot to the answer."""
-    accepted = False
-    for _, route, code in recipients:
-        accepted = accepted or code < 300
-        _count("postbus_recipients_total", route, "accepted" if code < 300 else "failed")
-    _count("postbus_messages_total", listener, "accepted" if accepted else "refused")
-    if accepted:
-        _observe("postbus_message_octets", size_octets, listener)
-    _observe("postbus_acceptance_seconds", seconds, mode)
-    _log(
-        "info",
-        "message.accepted" if accepted else "message.refused",
-        listener=listener,
-        session=session,
-        transaction=transaction,
-        mail_from=address(mail_from),
-        recipients=[f"{address(recipient)} {route} {code}" for recipient, route, code in recipients[:RECIPIENTS_IN_A_LINE]],
-        recipients_count=len(recipients),
-        mode=mode,
-        size_octets=size_octets,
-        seconds=round(seconds, 3),
-    )
-
-
-RECIPIENTS_IN_A_LINE = 10
-"""A line names so many recipients; the count says how many there were."""
-
-
 # --- sinks
 
 
@@ -314,27 +288,10 @@ def _traceback(error: BaseException) -> str:
 # --- parsing
 
 
-def mail_parsed(*, place: str, outcome: str, seconds: float) -> None:
-    """A message was parsed, or not: ``place`` process, worker or none; ``outcome`` parsed or the code of the defect."""
-    _count("postbus_parses_total", place, outcome)
-    _observe("postbus_parse_seconds", seconds, place)
-
-
 def parser_ended(*, reason: str, detail: str) -> None:
     """A parser process ended: ``worn`` (it did its share), ``timeout``, ``died``, ``abandoned``; or there was none: ``unavailable``."""
     _count("postbus_parsers_ended_total", reason)
     _log("info" if reason == "worn" else "warning", "parser.ended", reason=reason, detail=detail)
-
-
-def delivery_attempted(*, sink: str, outcome: str, seconds: float) -> None:
-    """One attempt to deliver an event ended: ``sent``, ``retry`` or ``rejected``."""
-    _count("postbus_deliveries_total", sink, outcome)
-    _observe("postbus_delivery_seconds", seconds, sink)
-
-
-def delivery_done(*, sink: str, lag_s: float) -> None:
-    """A sink has an event; *lag_s* since its message was accepted."""
-    _observe("postbus_delivery_lag_seconds", lag_s, sink)
 
 
 def delivery_deferred(*, sink: str, event: str, attempt: int, why: str) -> None:
