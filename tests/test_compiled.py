@@ -19,6 +19,7 @@ MODULES = (
     "event.mime",
     "bridge.intake",
     "bridge.lane",
+    "bridge.parsing_here",
     "bridge.spool.core",
     "server.connection",
     "server.dialog",

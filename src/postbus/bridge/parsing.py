@@ -22,6 +22,7 @@ from time import perf_counter
 
 from postbus import telemetry
 from postbus.bridge import parsing_worker
+from postbus.bridge.parsing_here import parse_here, told
 from postbus.bridge.parsing_settings import ParsingSettings
 from postbus.bridge.renderer import ParserUnavailableError
 from postbus.event import mime, parsed
@@ -77,15 +78,10 @@ class Parser:
         started = perf_counter()
         verdict = _APART if small is None else mime.guard(small)
         if verdict.way == "raw":
-            return _told("none", parsed.unreadable(*verdict.defects), started)
-        return _told("worker", await self._parse_apart(octets, inline_max_octets, suspect=verdict.way == "suspect"), started)
+            return told("none", parsed.unreadable(*verdict.defects), started)
+        return told("worker", await self._parse_apart(octets, inline_max_octets, suspect=verdict.way == "suspect"), started)
 
-    def parse_here(self, octets: bytes, *, inline_max_octets: int) -> Parsed | None:
-        """Return a small plain message taken apart, without waiting; ``None``: it is none, ask ``parse``."""
-        started = perf_counter()
-        if len(octets) > mime.SIMPLE_MAX_OCTETS or mime.guard(octets).way != "simple":
-            return None
-        return _told("process", mime.parse(octets, inline_max_octets=inline_max_octets), started)
+    parse_here = staticmethod(parse_here)
 
     async def _parse_apart(self, body: bytes | Path, inline_max_octets: int, *, suspect: bool) -> Parsed:
         if not suspect:  # as far as we know: this process does not read large mail
@@ -163,13 +159,6 @@ class Parser:
         self._idle.clear()
         while self._workers:
             await self._workers.pop().end()
-
-
-def _told(place: str, found: Parsed, started: float) -> Parsed:
-    """Count *found*, and return it."""
-    outcome = "parsed" if found.readable else found.defects[0].code
-    telemetry.mail_parsed(place=place, outcome=outcome, seconds=perf_counter() - started)
-    return found
 
 
 class _EndedError(Exception):

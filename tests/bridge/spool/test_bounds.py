@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from postbus.bridge.spool.bounds import exceeded, load
+from postbus.bridge.spool.bounds import Bounds
 from postbus.bridge.spool.records import Numbers
 from postbus.bridge.spool_settings import SpoolSettings
 
 MIB = 1024 * 1024
-BOUNDS = SpoolSettings(max_octets=10 * MIB, max_messages=100, dead_letters_max=10)
+BOUNDS = Bounds(SpoolSettings(max_octets=10 * MIB, max_messages=100, dead_letters_max=10))
 
 
 @pytest.mark.parametrize(
@@ -24,5 +24,5 @@ BOUNDS = SpoolSettings(max_octets=10 * MIB, max_messages=100, dead_letters_max=1
 def test_the_fullest_part_counts(octets: int, spilled: int, messages: int, letters: int, expected: float) -> None:
     """From 0 to 1, where nothing more is taken."""
     numbers = Numbers(octets=octets, spilled_octets=spilled, messages=messages, dead_letters={"kafka": letters}, free_octets=1 << 40)
-    assert expected == load(numbers, BOUNDS)
-    assert (exceeded(numbers, BOUNDS, 0) is None) == (expected < 1)
+    assert expected == BOUNDS.load(numbers)
+    assert (BOUNDS.exceeded(numbers, 0) is None) == (expected < 1)

@@ -11,7 +11,7 @@ from typing import Literal
 from postbus import telemetry
 from postbus.bridge.clock import Clock, LoopClock, Timer
 from postbus.bridge.spool.bodies import BodyFiles
-from postbus.bridge.spool.bounds import exceeded, load
+from postbus.bridge.spool.bounds import Bounds
 from postbus.bridge.spool.database import Database, Tally
 from postbus.bridge.spool.faults import SpoolFailed, SpoolFault, SpoolFull, SpoolUnwritable
 from postbus.bridge.spool.folder import Folder
@@ -52,6 +52,7 @@ class Spool:
 
     def __init__(self, settings: SpoolSettings, *, clock: Clock | None = None) -> None:
         self.settings = settings
+        self._bounds = Bounds(settings)
         self.numbers = Numbers()
         self.receiver: Callable[[Held], None] | None = None
         self.on_replay: Callable[[str], None] | None = None
@@ -155,10 +156,10 @@ class Spool:
     @property
     def load(self) -> float:
         """How near the spool is to its bounds: 0 empty, 1 or more full."""
-        return load(self.numbers, self.settings)
+        return self._bounds.load(self.numbers)
 
     def _full(self, size_octets: int) -> str | None:
-        return "the disk is full" if self._disk_full else exceeded(self.numbers, self.settings, size_octets)
+        return "the disk is full" if self._disk_full else self._bounds.exceeded(self.numbers, size_octets)
 
     async def bury(self, mail: Mail, slots: Sequence[Slot], body: Body, why: Sequence[str]) -> None:
         """Keep *mail* as dead letters, one for each slot with its reason; return when that is durable. Otherwise as ``commit``."""
