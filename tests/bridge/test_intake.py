@@ -28,6 +28,7 @@ from postbus.server.session import Session
 from postbus.sinks import Outcome, Rejected, Retry, Sent
 from postbus.smtp import replies
 from postbus.smtp.replies import Reply
+from postbus.telemetry.lines import LOG
 
 NOW_MS = 1_700_000_000_000
 
@@ -381,7 +382,7 @@ class Trace:
 
 @dataclass
 class Told:
-    """What telemetry was told: summaries of messages, and the one span."""
+    """What telemetry was told: the lines of messages, and the one span."""
 
     summaries: list[dict[str, Any]] = field(default_factory=list)
     trace: Trace = field(default_factory=Trace)
@@ -391,7 +392,7 @@ class Told:
 def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     """Listen to what telemetry is told."""
     told = Told()
-    monkeypatch.setattr(telemetry, "message_answered", lambda **keys: told.summaries.append(keys))
+    monkeypatch.setattr(LOG, "log", lambda _level, _event, /, **keys: told.summaries.append(keys))
     monkeypatch.setattr(telemetry, "trace_start", lambda *_, **__: told.trace)
     return told
 
@@ -413,7 +414,7 @@ async def test_every_message_has_a_summary(told: Told, lmtp: bool, names: list[s
         bench.rcpt(f"{name}@x.org")
     await bench.data(b"x" * octets)
     (summary,) = told.summaries
-    assert expected == (summary["mode"], [code for _, _, code in summary["recipients"]])
+    assert expected == (summary["mode"], [int(line.split()[-1]) for line in summary["recipients"]])
     assert 1 == told.trace.ended
 
 
