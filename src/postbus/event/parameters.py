@@ -14,7 +14,6 @@ from postbus.event.charsets import scrub_line
 
 Said = Mapping[str, str | None]
 
-_TYPED = frozenset(("SIZE", "BODY", "SMTPUTF8", "ENVID", "RET", "REQUIRETLS", "MT-PRIORITY", "BY", "AUTH", "NOTIFY", "ORCPT"))
 _BODIES = frozenset(("7BIT", "8BITMIME", "BINARYMIME"))
 _SIZE = re.compile(r"\d{1,18}", re.ASCII)
 _PRIORITY = re.compile(r"-?\d", re.ASCII)
@@ -96,6 +95,7 @@ _OF_MAIL: Final[Fields] = {
 }
 """Which field a parameter is told by, and what is made of its value."""
 _OF_RCPT: Final[Fields] = {"NOTIFY": ("notify", _notify), "ORCPT": ("orcpt", _text)}
+_TYPED: Final = frozenset((*_OF_MAIL, *_OF_RCPT, "SMTPUTF8"))
 
 
 def _other(said: Said) -> dict[str, str | None]:

@@ -1,9 +1,9 @@
 """What each event of the engine leads to: hooks asked, transactions kept, methods called.
 
 A server class has ten floors, each a class that derives from the one below: ``Timed`` (deadlines), ``Link`` (the transport),
-``Connection`` (bytes and tasks), ``Asking`` (hooks),
-``Streaming`` and ``Content`` (what comes behind DATA), ``Reception`` (how a session begins and ends), ``Dialog`` (every other event),
-``Identification`` (AUTH), ``SMTP`` (what subclasses see). Those up to ``Dialog`` are compiled in the image (pyproject.toml).
+``Connection`` (bytes and tasks), ``Asking`` (hooks), ``Streaming`` and ``Content`` (what comes behind DATA), ``Reception`` (how a session
+begins and ends), ``Dialog`` (every other event), ``Identification`` (AUTH), ``SMTP`` (what subclasses see). Those up to ``Dialog`` are
+compiled in the image (pyproject.toml).
 """
 
 from __future__ import annotations
